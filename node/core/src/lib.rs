@@ -1,0 +1,26 @@
+//! Decides: ranges, replicas, the sequencer, transactions, watches.
+//!
+//! Invariant: nothing here knows a clock, thread, socket, file, random source or hash order. What
+//! happened comes in as [`effects::Input`], what to do goes out as [`effects::Effects`].
+
+pub mod ids;
+
+pub mod key;
+
+pub mod request;
+
+pub mod error;
+
+pub mod state;
+
+pub mod descriptor;
+
+pub mod message;
+
+pub mod effects;
+
+pub mod feed;
+
+pub mod read;
+
+pub mod eval;

@@ -1,0 +1,325 @@
+//! What nodes say to each other.
+//!
+//! Encoding: a version byte, then postcard. Variants are only ever appended. What cannot be
+//! decoded stops the connection, never guesses.
+
+use crate::descriptor::RangeDescriptor;
+use crate::effects::{Event, RaftBytes};
+use crate::error::{Error, Misrouted};
+use crate::feed::{FeedId, FeedStart};
+use crate::ids::{NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
+use crate::request::{Op, Request, Response};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Version of the encoding below.
+pub const MESSAGE_VERSION: u8 = 1;
+
+/// One message between two nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// A raft message between two replicas of a range.
+    Raft {
+        /// The range.
+        range: RangeId,
+        /// The sender.
+        from: ReplicaId,
+        /// The receiver.
+        to: ReplicaId,
+        /// `raft.eraftpb.Message`.
+        data: RaftBytes,
+    },
+    /// "I am here", when nothing else was said for a tick.
+    Heartbeat {
+        /// A number that changes when the process starts again.
+        incarnation: u64,
+    },
+    /// A request routed to the leaseholder of one range.
+    Request(Box<RoutedRequest>),
+    /// The answer to a routed request.
+    Reply {
+        /// As in the request.
+        token: u64,
+        /// Done, failed, or to be routed anew.
+        outcome: Outcome,
+    },
+    /// Ordered questions to the sequencer.
+    SequencerAsk {
+        /// The session; a new one starts the stream anew.
+        session: u64,
+        /// Number of the first item in the session, from 0, without gaps.
+        first: u64,
+        /// The questions.
+        items: Vec<SequencerItem>,
+    },
+    /// Ordered answers of the sequencer.
+    SequencerAnswer {
+        /// The session.
+        session: u64,
+        /// Number of the first item answered.
+        first: u64,
+        /// One answer an item.
+        answers: Vec<SequencerReply>,
+        /// History below this is gone.
+        compacted: Revision,
+    },
+    /// This node is not the sequencer, or not ready: start a new session.
+    SequencerRefused {
+        /// The session.
+        session: u64,
+    },
+    /// The sequencer's counter moved: ranges with watches may want to ask. No safety meaning.
+    SequencerHint {
+        /// The last revision granted.
+        revision: Revision,
+    },
+    /// Whether the sender wants [`Message::SequencerHint`].
+    WantHints(bool),
+    /// Every replica has everything: no ticks until something happens.
+    Quiesce {
+        /// The range.
+        range: RangeId,
+        /// The leader's term.
+        term: Term,
+        /// The last index, applied everywhere.
+        index: u64,
+    },
+    /// Please wake: somebody has work for the range.
+    Wake {
+        /// The range.
+        range: RangeId,
+    },
+    /// Subscribe to the changes of one range.
+    FeedStart(FeedStart),
+    /// End a subscription.
+    FeedStop {
+        /// The feed.
+        feed: FeedId,
+    },
+    /// Changes of one range.
+    FeedEvents {
+        /// The feed.
+        feed: FeedId,
+        /// In (revision, sub) order.
+        events: Vec<Event>,
+        /// Nothing at or below this will follow.
+        through: Revision,
+    },
+    /// The feed cannot go on here: subscribe anew (elsewhere), or the history is gone.
+    FeedEnded {
+        /// The feed.
+        feed: FeedId,
+        /// Set if the wanted history is compacted.
+        compacted: Option<Revision>,
+    },
+    /// A replica that was removed: the receiver must delete it.
+    Tombstone {
+        /// The range.
+        range: RangeId,
+        /// The replica that is gone.
+        replica: ReplicaId,
+    },
+}
+
+/// A request on its way to the leaseholder of one range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutedRequest {
+    /// The gateway's name for it.
+    pub token: u64,
+    /// The range meant.
+    pub range: RangeId,
+    /// For exactly-once.
+    pub id: RequestId,
+    /// Every sequence of this gateway below this has been settled.
+    pub settled_below: u64,
+    /// What to do.
+    pub body: RangeRequest,
+}
+
+/// What a range is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RangeRequest {
+    /// A key-value operation wholly inside the range.
+    Kv(Op),
+    /// The range's part of a read at a revision that the sequencer gave (multi-range reads).
+    ReadAt {
+        /// The operation, cut to the range.
+        op: Op,
+        /// The revision.
+        revision: Revision,
+    },
+    /// A read from whatever the replica has.
+    Stale(Op),
+    /// Delete the keys attached to a lease that is being revoked.
+    RevokeLease {
+        /// The lease.
+        lease: i64,
+    },
+    /// Keys of this range attached to a lease.
+    LeaseKeys {
+        /// The lease.
+        lease: i64,
+    },
+    /// A question or change for the meta range.
+    Meta(MetaRequest),
+    /// Cut this range.
+    Split {
+        /// First key of the new range.
+        key: Bytes,
+        /// Id of the new range, allocated by the meta range.
+        child: RangeId,
+    },
+    /// Give the leadership away.
+    Transfer {
+        /// To this node.
+        to: NodeId,
+    },
+    /// Change the replicas: add one on a node, or remove one.
+    ChangeReplicas {
+        /// Add a voter there (as learner first).
+        add: Option<NodeId>,
+        /// Remove the replica there.
+        remove: Option<NodeId>,
+        /// The descriptor generation this was decided on.
+        generation: u64,
+    },
+}
+
+/// What the meta range is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaRequest {
+    /// One of the client's requests that concern the whole cluster.
+    Client(Request),
+    /// A range has a new leader, or a new descriptor.
+    Register {
+        /// What the leader has applied.
+        descriptor: RangeDescriptor,
+        /// Its term.
+        term: Term,
+        /// Its node.
+        node: NodeId,
+        /// The range this one was cut from, with its generation after the cut.
+        parent: Option<(RangeId, u64)>,
+    },
+    /// A new, empty node wants to join.
+    Join {
+        /// Human name.
+        name: String,
+        /// Peer listener.
+        peer_address: String,
+        /// Client listener.
+        client_address: String,
+        /// HTTP listener.
+        http_address: String,
+        /// Random number of this attempt, so that a repeated one gets the same id.
+        nonce: u64,
+    },
+    /// A known node started (with these addresses).
+    Announce {
+        /// The node.
+        node: NodeId,
+        /// Human name.
+        name: String,
+        /// Peer listener.
+        peer_address: String,
+        /// Client listener.
+        client_address: String,
+        /// HTTP listener.
+        http_address: String,
+    },
+    /// Allocate a range id for a split.
+    AllocateRange,
+}
+
+/// How a routed request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Carried out.
+    Done(Result<Response, Error>),
+    /// Not taken; learn and try again.
+    Misrouted {
+        /// Why.
+        reason: Misrouted,
+        /// What the replica knows about the ranges there now.
+        descriptors: Vec<RangeDescriptor>,
+    },
+    /// An answer between nodes that no client sees.
+    Internal(InternalReply),
+}
+
+/// Answers between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InternalReply {
+    /// Done.
+    Ok,
+    /// The joined node's id and the cluster's.
+    Joined {
+        /// The cluster.
+        cluster: u64,
+        /// The node.
+        node: NodeId,
+        /// Everybody's peer address.
+        peers: Vec<(NodeId, String)>,
+    },
+    /// A new range id.
+    Range(RangeId),
+    /// Keys attached to a lease in one range.
+    Keys(Vec<Bytes>),
+}
+
+/// One question to the sequencer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequencerItem {
+    /// The range that asks.
+    pub range: RangeId,
+    /// Its leader's term.
+    pub term: Term,
+    /// The descriptor generation it has applied.
+    pub generation: u64,
+    /// A number for a write, or the current one for a read.
+    pub kind: SequencerItemKind,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SequencerItemKind {
+    /// A revision for a command; the named client leases must exist.
+    Grant {
+        /// Leases that the command attaches keys to.
+        leases: Vec<i64>,
+    },
+    /// The last revision granted.
+    Read,
+}
+
+/// One answer of the sequencer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SequencerReply {
+    /// The command's revision.
+    Granted(Revision),
+    /// The last revision granted before this question.
+    Current(Revision),
+    /// The range's leader is registered with another term or generation.
+    Fenced,
+    /// A lease does not exist.
+    LeaseNotFound,
+}
+
+/// Encodes a message.
+pub fn encode(message: &Message) -> Vec<u8> {
+    postcard::to_extend(message, vec![MESSAGE_VERSION]).expect("messages have no unencodable parts")
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// A version that is not known, or bytes that are not a message.
+pub fn decode(bytes: &[u8]) -> Result<Message, String> {
+    match bytes.split_first() {
+        Some((&MESSAGE_VERSION, rest)) => {
+            postcard::from_bytes(rest).map_err(|error| format!("malformed peer message: {error}"))
+        }
+        Some((version, _)) => Err(format!("peer message version {version} is not known")),
+        None => Err("empty peer message".to_owned()),
+    }
+}
