@@ -1,1 +1,3 @@
-//! server (to be filled)
+//! Does: listeners, transport, the store loop's edge, and the `holdfast-node` command.
+
+pub mod gateway;

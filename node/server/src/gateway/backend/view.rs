@@ -1,0 +1,200 @@
+//! What a node knows about itself and the cluster, published by the store loop's edge for every
+//! other part of the process.
+//!
+//! Invariant: reading never waits for the store loop, and what is read may be a little old. Numbers
+//! that change with each write are atomics in [`Vitals`]; the rest is a [`View`], replaced whole.
+
+use holdfast_core::descriptor::{NodeRecord, RangeDescriptor};
+use holdfast_core::ids::{Index, NodeId, Revision, Term};
+use holdfast_core::request::AlarmKind;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+/// Numbers that change often. The edge stores them each turn in which they changed, **before** it
+/// sends the replies of that turn, so that a header's revision never lags its answer.
+#[derive(Debug)]
+pub struct Vitals {
+    cluster: u64,
+    node: NodeId,
+    revision: AtomicI64,
+    compacted: AtomicI64,
+    term: AtomicU64,
+    sequencer: AtomicU64,
+    raft_index: AtomicU64,
+    applied_index: AtomicU64,
+    db_size: AtomicI64,
+    db_size_in_use: AtomicI64,
+    has_leader: AtomicBool,
+    draining: AtomicBool,
+    view: RwLock<Arc<View>>,
+}
+
+impl Vitals {
+    /// Of a node that has just started; nothing else known yet.
+    pub fn new(cluster: u64, node: NodeId) -> Self {
+        Self {
+            cluster,
+            node,
+            revision: AtomicI64::new(1),
+            compacted: AtomicI64::new(0),
+            term: AtomicU64::new(0),
+            sequencer: AtomicU64::new(0),
+            raft_index: AtomicU64::new(0),
+            applied_index: AtomicU64::new(0),
+            db_size: AtomicI64::new(0),
+            db_size_in_use: AtomicI64::new(0),
+            has_leader: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            view: RwLock::new(Arc::default()),
+        }
+    }
+
+    /// The cluster's id, the same on every node for ever.
+    pub fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The highest revision this node has heard of; at least 1.
+    pub fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Raises the revision; a lower one than known changes nothing.
+    pub fn raise_revision(&self, revision: Revision) {
+        // The load first: most calls change nothing, and then no cache line moves.
+        if self.revision.load(Ordering::Relaxed) < revision {
+            self.revision.fetch_max(revision, Ordering::Release);
+        }
+    }
+
+    /// History below this is gone; 0 if none is.
+    pub fn compacted(&self) -> Revision {
+        self.compacted.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Vitals::compacted`] tells.
+    pub fn set_compacted(&self, revision: Revision) {
+        self.compacted.store(revision, Ordering::Relaxed);
+    }
+
+    /// The meta range's raft term, as known here.
+    pub fn term(&self) -> Term {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// The node that leads the meta range and so numbers the writes, if one is known.
+    pub fn sequencer(&self) -> Option<NodeId> {
+        let node = self.sequencer.load(Ordering::Relaxed);
+        (node != 0).then_some(NodeId(node))
+    }
+
+    /// Sets what [`Vitals::term`] and [`Vitals::sequencer`] tell.
+    pub fn set_sequencer(&self, term: Term, node: Option<NodeId>) {
+        self.term.store(term, Ordering::Relaxed);
+        self.sequencer.store(node.map_or(0, |node| node.0), Ordering::Relaxed);
+    }
+
+    /// Last log index of this node's meta replica, or the sum over its replicas if it has none.
+    pub fn raft_index(&self) -> Index {
+        self.raft_index.load(Ordering::Relaxed)
+    }
+
+    /// Applied part of [`Vitals::raft_index`].
+    pub fn applied_index(&self) -> Index {
+        self.applied_index.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Vitals::raft_index`] and [`Vitals::applied_index`] tell.
+    pub fn set_indexes(&self, last: Index, applied: Index) {
+        self.raft_index.store(last, Ordering::Relaxed);
+        self.applied_index.store(applied, Ordering::Relaxed);
+    }
+
+    /// Bytes of the state files.
+    pub fn db_size(&self) -> i64 {
+        self.db_size.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of them that hold data.
+    pub fn db_size_in_use(&self) -> i64 {
+        self.db_size_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Vitals::db_size`] and [`Vitals::db_size_in_use`] tell.
+    pub fn set_db_size(&self, size: i64, in_use: i64) {
+        self.db_size.store(size, Ordering::Relaxed);
+        self.db_size_in_use.store(in_use, Ordering::Relaxed);
+    }
+
+    /// This node can reach a sequencer: linearizable requests can be served here.
+    pub fn has_leader(&self) -> bool {
+        self.has_leader.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Vitals::has_leader`] tells.
+    pub fn set_has_leader(&self, yes: bool) {
+        self.has_leader.store(yes, Ordering::Relaxed);
+    }
+
+    /// The node is about to stop: unready, and clients should go.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Vitals::draining`] tells.
+    pub fn set_draining(&self, yes: bool) {
+        self.draining.store(yes, Ordering::Relaxed);
+    }
+
+    /// What was published last.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().clone()
+    }
+
+    /// Replaces the view. Wanted on every change of nodes, alarms, leaders or descriptors, at most
+    /// a few times a second.
+    pub fn publish(&self, view: View) {
+        *self.view.write() = Arc::new(view);
+    }
+}
+
+/// What changes rarely.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Every node of the static set, as this node last heard.
+    pub nodes: Vec<NodeRecord>,
+    /// Nodes that answered within the election timeout, this one included.
+    pub reachable: Vec<NodeId>,
+    /// Alarms that are raised.
+    pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Every range, as this node last heard; exact where the meta range has a replica.
+    pub directory: Vec<RangeDescriptor>,
+    /// This node's replicas.
+    pub replicas: Vec<RangeView>,
+}
+
+/// One replica on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeView {
+    /// The range as applied here.
+    pub descriptor: RangeDescriptor,
+    /// The leader that this replica knows of.
+    pub leader: Option<NodeId>,
+    /// Its raft term.
+    pub term: Term,
+    /// Applied log index.
+    pub applied: Index,
+    /// This replica leads and may serve (its leadership is registered).
+    pub leaseholder: bool,
+    /// Only where `leaseholder`: nodes whose copies are complete but for what is under way,
+    /// this one included.
+    pub caught_up: Vec<NodeId>,
+    /// Only where `leaseholder`: about how many bytes the other copies still lack.
+    pub bytes_remaining: u64,
+}
