@@ -81,6 +81,11 @@ pub enum BackendCall {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<KvHash, Error>>,
     },
+    /// Answer at once, from the loop's own thread: shows that the loop is alive.
+    Ping {
+        /// Where the answer goes.
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// Fingerprint of the state at a revision (etcd `HashKV`).
@@ -170,6 +175,13 @@ impl Backend {
             Ok(outcome) => outcome.unwrap_or(Err(Error::Stopped)),
             Err(_elapsed) => Err(Error::TimedOut),
         }
+    }
+
+    /// True if the store loop answers within `timeout`.
+    pub async fn is_alive(&self, timeout: Duration) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(BackendCall::Ping { reply })
+            && matches!(tokio::time::timeout(timeout, answer).await, Ok(Ok(())))
     }
 
     /// The watches of one client stream, none yet.

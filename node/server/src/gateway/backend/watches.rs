@@ -88,6 +88,11 @@ impl Watches {
         }
     }
 
+    /// Notes that the store ended a watch by itself.
+    pub fn ended(&mut self, token: WatchToken) {
+        self.live.remove(&token);
+    }
+
     /// The next news of any of the watches.
     ///
     /// # Errors
