@@ -307,7 +307,13 @@ pub enum SequencerReply {
 
 /// Encodes a message.
 pub fn encode(message: &Message) -> Vec<u8> {
-    postcard::to_extend(message, vec![MESSAGE_VERSION]).expect("messages have no unencodable parts")
+    encode_into(message, Vec::new())
+}
+
+/// Encodes a message after what is in `buffer`, and gives the buffer back.
+pub fn encode_into(message: &Message, mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.push(MESSAGE_VERSION);
+    postcard::to_extend(message, buffer).expect("messages have no unencodable parts")
 }
 
 /// Decodes a message.

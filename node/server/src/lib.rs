@@ -1,3 +1,11 @@
 //! Does: listeners, transport, the store loop's edge, and the `holdfast-node` command.
 
+pub mod config;
+
 pub mod gateway;
+
+pub mod mailbox;
+
+pub mod telemetry;
+
+pub mod transport;

@@ -1,0 +1,333 @@
+//! The configuration of one node: flags, environment, file; checked once, then only [`Config`].
+//!
+//! Invariant: a [`Config`] is consistent. Order of strength: command line, file, environment,
+//! default. Every message names the flag to change.
+
+mod file;
+mod values;
+
+pub use file::expand_config_file;
+pub use values::{ByteSize, HumanDuration, InitialCluster, Member, SplitKeys, is_unspecified};
+
+use crate::telemetry::LogFormat;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the cluster that this node belongs to comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitialClusterState {
+    /// All nodes of `--initial-cluster` form it together, now.
+    New,
+    /// It runs already: an empty disk joins as a new node.
+    Existing,
+}
+
+/// The flags of `holdfast-node serve`, as given.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Read flags from this file, one `name = value` a line; the command line wins
+    #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of this node, unique in the cluster
+    #[arg(long, env = "HOLDFAST_NAME", value_name = "NAME", default_value = "default")]
+    pub name: String,
+    /// Directory for everything this node keeps
+    #[arg(long, env = "HOLDFAST_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where clients connect: etcd v3 API, admin API
+    #[arg(
+        long,
+        env = "HOLDFAST_CLIENT_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:2379"
+    )]
+    pub client_listen: String,
+    /// Where other nodes connect
+    #[arg(
+        long,
+        env = "HOLDFAST_PEER_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:2380"
+    )]
+    pub peer_listen: String,
+    /// Where /metrics, /livez, /readyz, /health and /version are served
+    #[arg(
+        long,
+        env = "HOLDFAST_HTTP_LISTEN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:2381"
+    )]
+    pub http_listen: String,
+    /// Address that clients are told to use [default: --client-listen]
+    #[arg(long, env = "HOLDFAST_ADVERTISE_CLIENT", value_name = "HOST:PORT")]
+    pub advertise_client: Option<String>,
+    /// Address that other nodes are told to use [default: --peer-listen]
+    #[arg(long, env = "HOLDFAST_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+    /// Address of the HTTP endpoints as others reach it [default: --http-listen]
+    #[arg(long, env = "HOLDFAST_ADVERTISE_HTTP", value_name = "HOST:PORT")]
+    pub advertise_http: Option<String>,
+    /// All nodes that form the cluster, or some that run already, as `name=host:port,...` with
+    /// their peer addresses, in the same order on every node [default: this node alone]
+    #[arg(long, env = "HOLDFAST_INITIAL_CLUSTER", value_name = "NAME=ADDR,...")]
+    pub initial_cluster: Option<InitialCluster>,
+    /// Whether an empty disk forms a new cluster or joins one that runs
+    #[arg(long, env = "HOLDFAST_INITIAL_CLUSTER_STATE", value_enum, default_value = "new")]
+    pub initial_cluster_state: InitialClusterState,
+    /// Keeps clusters apart: nodes with different tokens never talk
+    #[arg(long, env = "HOLDFAST_CLUSTER_TOKEN", value_name = "TEXT", default_value = "holdfast")]
+    pub cluster_token: String,
+    /// Copies of every range: odd, at most the number of nodes that form the cluster
+    /// [default: 3, or 1 with fewer than three nodes]
+    #[arg(long, env = "HOLDFAST_REPLICAS", value_name = "N")]
+    pub replicas: Option<usize>,
+    /// First keys of the ranges that a new cluster starts with: text, or hex after 0x
+    #[arg(long, env = "HOLDFAST_SPLIT_KEYS", value_name = "K1,K2,...", default_value = "")]
+    pub split_keys: SplitKeys,
+    /// Milliseconds between two heartbeats
+    #[arg(long, env = "HOLDFAST_TICK_MS", value_name = "MS", default_value_t = 100)]
+    pub tick_ms: u64,
+    /// Milliseconds without a leader's sign of life before an election
+    #[arg(long, env = "HOLDFAST_ELECTION_MS", value_name = "MS", default_value_t = 1000)]
+    pub election_ms: u64,
+    /// How long a node may be away before its copies are rebuilt elsewhere
+    #[arg(long, env = "HOLDFAST_REPROTECT_DELAY", value_name = "TIME", default_value = "10m")]
+    pub reprotect_delay: HumanDuration,
+    /// Log kept on this node for nodes that are away shortly; beyond it they get a snapshot
+    #[arg(long, env = "HOLDFAST_LOG_BUDGET", value_name = "SIZE", default_value = "1GiB")]
+    pub log_budget: ByteSize,
+    /// Memory for cached pages of the state
+    #[arg(long, env = "HOLDFAST_CACHE", value_name = "SIZE", default_value = "256MiB")]
+    pub cache: ByteSize,
+    /// Snapshot bytes a second that this node sends at most
+    #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE", value_name = "SIZE", default_value = "64MiB")]
+    pub snapshot_rate: ByteSize,
+    /// Largest client request
+    #[arg(
+        long,
+        env = "HOLDFAST_MAX_REQUEST_BYTES",
+        value_name = "SIZE",
+        default_value = "1536KiB"
+    )]
+    pub max_request_bytes: ByteSize,
+    /// Most operations in one transaction
+    #[arg(long, env = "HOLDFAST_MAX_TXN_OPS", value_name = "N", default_value_t = 128)]
+    pub max_txn_ops: usize,
+    /// Threads that serve clients [default: 2, or fewer with fewer cores]
+    #[arg(long, env = "HOLDFAST_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// Longest time a graceful stop waits until other nodes lead
+    #[arg(long, env = "HOLDFAST_STOP_TIMEOUT", value_name = "TIME", default_value = "3s")]
+    pub stop_timeout: HumanDuration,
+    /// What is logged: error, warn, info, debug, trace, or a filter per module
+    #[arg(long, env = "HOLDFAST_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How log lines look
+    #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node.
+    pub name: String,
+    /// Directory for everything this node keeps.
+    pub data: PathBuf,
+    /// `host:port` of the client listener.
+    pub client_listen: String,
+    /// `host:port` of the peer listener.
+    pub peer_listen: String,
+    /// `host:port` of the HTTP listener.
+    pub http_listen: String,
+    /// As others reach the client listener.
+    pub advertise_client: String,
+    /// As others reach the peer listener.
+    pub advertise_peer: String,
+    /// As others reach the HTTP listener.
+    pub advertise_http: String,
+    /// The nodes that form the cluster, in the order that gives them their ids.
+    pub initial_cluster: InitialCluster,
+    /// Form a cluster, or join one.
+    pub initial_cluster_state: InitialClusterState,
+    /// Keeps clusters apart.
+    pub cluster_token: String,
+    /// Copies of every range.
+    pub replicas: usize,
+    /// First keys of the first ranges, ascending.
+    pub split_keys: SplitKeys,
+    /// Between two heartbeats.
+    pub tick: Duration,
+    /// Without a leader's sign of life.
+    pub election: Duration,
+    /// Before lost copies are rebuilt.
+    pub reprotect_delay: Duration,
+    /// Bytes of log kept for nodes that are away.
+    pub log_budget: u64,
+    /// Bytes of cached pages.
+    pub cache: u64,
+    /// Snapshot bytes a second.
+    pub snapshot_rate: u64,
+    /// Bytes of the largest client request.
+    pub max_request_bytes: usize,
+    /// Operations in one transaction.
+    pub max_txn_ops: usize,
+    /// Client threads.
+    pub workers: usize,
+    /// Bound of a graceful stop's hand-over.
+    pub stop_timeout: Duration,
+}
+
+/// The largest request that may be configured: a command must fit a frame between nodes.
+const MAX_REQUEST_BYTES_MAX: u64 = 64 << 20;
+
+impl Config {
+    /// Checks flags.
+    ///
+    /// # Errors
+    /// One line that names the flag and the rule.
+    pub fn check(args: ServeArgs) -> Result<Self, String> {
+        let data =
+            args.data.ok_or("--data is missing: the directory for everything this node keeps")?;
+        if args.name.is_empty() || args.name.contains(['=', ',', '/', ' ']) {
+            return Err(format!(
+                "--name {:?} must not be empty or have one of \"=,/ \"",
+                args.name
+            ));
+        }
+        let advertise = |flag: &str, given: Option<String>, listen: &str| match given {
+            Some(address) => values::host_port(flag, &address).map(|()| address),
+            None if is_unspecified(listen) => Err(format!(
+                "--advertise-{flag} is missing: --{flag}-listen {listen} is not an address that others can connect to"
+            )),
+            None => Ok(listen.to_owned()),
+        };
+        values::host_port("client-listen", &args.client_listen)?;
+        values::host_port("peer-listen", &args.peer_listen)?;
+        values::host_port("http-listen", &args.http_listen)?;
+        let advertise_client = advertise("client", args.advertise_client, &args.client_listen)?;
+        let advertise_peer = advertise("peer", args.advertise_peer, &args.peer_listen)?;
+        let advertise_http = advertise("http", args.advertise_http, &args.http_listen)?;
+        let initial_cluster = args
+            .initial_cluster
+            .unwrap_or_else(|| InitialCluster::alone(&args.name, &advertise_peer));
+        let forms = args.initial_cluster_state == InitialClusterState::New;
+        if forms && initial_cluster.position(&args.name).is_none() {
+            return Err(format!(
+                "--initial-cluster has no node named {:?}, the --name of this one",
+                args.name
+            ));
+        }
+        let nodes = initial_cluster.members.len();
+        let replicas = args.replicas.unwrap_or(if nodes >= 3 || !forms { 3 } else { 1 });
+        if replicas % 2 == 0 {
+            return Err(format!(
+                "--replicas {replicas} must be odd: an even number tolerates no more failures than one less"
+            ));
+        }
+        if forms && replicas > nodes {
+            return Err(format!(
+                "--replicas {replicas} is more than the {nodes} nodes of --initial-cluster"
+            ));
+        }
+        check_times(args.tick_ms, args.election_ms)?;
+        if args.max_request_bytes.0 == 0 || args.max_request_bytes.0 > MAX_REQUEST_BYTES_MAX {
+            return Err("--max-request-bytes must be between 1 and 64MiB".to_owned());
+        }
+        if args.workers == Some(0) {
+            return Err("--workers must be at least 1".to_owned());
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            name: args.name,
+            data,
+            client_listen: args.client_listen,
+            peer_listen: args.peer_listen,
+            http_listen: args.http_listen,
+            advertise_client,
+            advertise_peer,
+            advertise_http,
+            initial_cluster,
+            initial_cluster_state: args.initial_cluster_state,
+            cluster_token: args.cluster_token,
+            replicas,
+            split_keys: args.split_keys,
+            tick: Duration::from_millis(args.tick_ms),
+            election: Duration::from_millis(args.election_ms),
+            reprotect_delay: args.reprotect_delay.0,
+            log_budget: args.log_budget.0,
+            cache: args.cache.0,
+            snapshot_rate: args.snapshot_rate.0.max(1 << 20),
+            max_request_bytes: args.max_request_bytes.0 as usize,
+            max_txn_ops: args.max_txn_ops,
+            workers: args.workers.unwrap_or(cores.min(2)),
+            stop_timeout: args.stop_timeout.0,
+        })
+    }
+}
+
+fn check_times(tick_ms: u64, election_ms: u64) -> Result<(), String> {
+    if !(10..=10_000).contains(&tick_ms) {
+        return Err(format!("--tick-ms {tick_ms} must be between 10 and 10000"));
+    }
+    if election_ms < 5 * tick_ms || election_ms > 100_000 {
+        return Err(format!(
+            "--election-ms {election_ms} must be at least 5 x --tick-ms ({}) and at most 100000: one lost heartbeat must not cause an election",
+            5 * tick_ms
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    #[command(args_override_self = true)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn check(flags: &str) -> Result<Config, String> {
+        let argv = std::iter::once("serve").chain(flags.split_whitespace());
+        Config::check(Cli::try_parse_from(argv).map_err(|error| error.to_string())?.serve)
+    }
+
+    #[test]
+    fn a_single_node_needs_only_a_directory() {
+        let config = check("--data d").unwrap();
+        assert_eq!(config.replicas, 1);
+        assert_eq!(config.initial_cluster.members.len(), 1);
+        assert_eq!(config.advertise_peer, "127.0.0.1:2380");
+    }
+
+    #[test]
+    fn three_nodes_keep_three_copies() {
+        let config = check("--data d --name b --initial-cluster a=h:1,b=h:2,c=h:3").unwrap();
+        assert_eq!(config.replicas, 3);
+        assert_eq!(config.initial_cluster.position("b"), Some(1));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_flag_to_change() {
+        for (flags, part) in [
+            ("", "--data"),
+            ("--data d --name x --initial-cluster a=h:1", "no node named"),
+            ("--data d --replicas 2", "odd"),
+            ("--data d --replicas 3", "more than the 1 nodes"),
+            ("--data d --election-ms 200", "5 x --tick-ms"),
+            ("--data d --client-listen 0.0.0.0:1", "--advertise-client"),
+            ("--data d --client-listen nonsense", "--client-listen"),
+            ("--data d --initial-cluster a=h:1,a=h:2", "twice"),
+            ("--data d --split-keys 0xzz", "hex"),
+            ("--data d --workers 0", "--workers"),
+        ] {
+            let error = check(flags).unwrap_err();
+            assert!(error.contains(part), "{flags}: {error}");
+        }
+    }
+}

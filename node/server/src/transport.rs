@@ -1,0 +1,219 @@
+//! Connections between nodes: sessions that carry messages, streams that carry snapshots, and the
+//! request of a new node to be let in.
+//!
+//! Threads: one a peer that dials and writes what a socket would not take at once, one a peer that
+//! reads, one that accepts. [`Transport::send`] never waits and usually writes to the socket itself,
+//! so that a message costs no wake-up on this side.
+//!
+//! Invariants: see `transport/link.rs` for sessions. Nodes of different clusters never exchange
+//! anything but their greetings.
+
+mod frame;
+
+mod hello;
+
+mod join;
+
+mod link;
+
+mod listener;
+
+mod snapshot;
+
+mod stream;
+
+pub use join::{Joined, ask as ask_to_join};
+pub use snapshot::{Part, SnapshotReceiver, SnapshotSender};
+
+use frame::FrameBuilder;
+use hello::{Hello, Purpose};
+use holdfast_core::ids::NodeId;
+use holdfast_core::message::{Message, MetaRequest};
+use link::Link;
+use parking_lot::Mutex;
+use snapshot::Throttle;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use stream::PeerStream;
+
+/// Who this node is to its peers.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// Its cluster.
+    pub cluster: u64,
+    /// Its id.
+    pub node: NodeId,
+    /// Changes when the process starts again.
+    pub incarnation: u64,
+    /// `host:port` where peers reach it.
+    pub address: String,
+}
+
+impl Local {
+    fn hello(&self) -> Hello {
+        Hello::new(self.cluster, self.node, self.incarnation, &self.address)
+    }
+}
+
+/// What the transport tells. `connected` and `lost` are called with a lock held and must not wait.
+pub trait PeerEvents: Send + Sync + 'static {
+    /// A session began: everything in it comes after this, with its number.
+    fn connected(&self, peer: NodeId, session: u64);
+
+    /// The session ended; or, when `refused`, it turned out after the end that nothing listens at
+    /// the peer's address any more.
+    fn lost(&self, peer: NodeId, refused: bool);
+
+    /// Messages arrived in a session; may wait. False ends the session.
+    fn messages(&self, peer: NodeId, session: u64, batch: Vec<Message>, bytes: usize) -> bool;
+
+    /// A snapshot begins to arrive; called on a thread of its own, which may wait.
+    fn snapshot(&self, from: NodeId, receiver: SnapshotReceiver) -> io::Result<()>;
+
+    /// A new node wants to join; called on a thread of its own, which may wait.
+    fn join(&self, request: MetaRequest) -> Result<Joined, String>;
+}
+
+/// All connections of this node to others.
+pub struct Transport {
+    shared: Arc<Shared>,
+    listen_address: std::net::SocketAddr,
+    builder: Mutex<FrameBuilder>,
+    throttle: Arc<Throttle>,
+}
+
+struct Shared {
+    local: Arc<Local>,
+    events: Arc<dyn PeerEvents>,
+    links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
+    tombstoned: Mutex<BTreeSet<NodeId>>,
+    counts: listener::Counts,
+    stopped: AtomicBool,
+}
+
+impl Transport {
+    /// Starts to accept peers at `listener`, and sends at most `snapshot_rate` snapshot bytes a
+    /// second.
+    pub fn start(
+        local: Local,
+        listener: TcpListener,
+        snapshot_rate: u64,
+        events: Arc<dyn PeerEvents>,
+    ) -> io::Result<Self> {
+        let listen_address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            local: Arc::new(local),
+            events,
+            links: Mutex::default(),
+            tombstoned: Mutex::default(),
+            counts: listener::Counts::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        spawn("peer-listen".to_owned(), move || listener::run(&listener, &accepting));
+        let throttle = Arc::new(Throttle::new(snapshot_rate));
+        Ok(Self { shared, listen_address, builder: Mutex::default(), throttle })
+    }
+
+    /// Makes a peer known, or tells where it is now.
+    pub fn set_peer(&self, peer: NodeId, address: &str) {
+        if peer != self.shared.local.node {
+            self.shared.link_or_add(peer, address).set_address(address);
+        }
+    }
+
+    /// Where every known peer is.
+    pub fn peers(&self) -> Vec<(NodeId, String)> {
+        let links = self.shared.links.lock();
+        links.iter().map(|(peer, link)| (*peer, link.address())).collect()
+    }
+
+    /// Ends all connections with a node for ever: it was removed from the cluster.
+    pub fn tombstone(&self, peer: NodeId) {
+        self.shared.tombstoned.lock().insert(peer);
+        let link = self.shared.links.lock().remove(&peer);
+        if let Some(link) = link {
+            link.stop();
+        }
+    }
+
+    /// Sends messages to a peer in order, if there is a session; never waits.
+    pub fn send(&self, peer: NodeId, messages: impl Iterator<Item = Message>) {
+        let link = self.shared.links.lock().get(&peer).cloned();
+        if let Some(link) = link {
+            link.send(messages, &mut self.builder.lock());
+        }
+    }
+
+    /// Bytes that wait for each peer.
+    pub fn queued(&self) -> Vec<(NodeId, usize)> {
+        let links = self.shared.links.lock();
+        links.iter().map(|(peer, link)| (*peer, link.queued())).collect()
+    }
+
+    /// Opens a stream for one snapshot; waits for the peer.
+    pub fn open_snapshot(&self, peer: NodeId) -> io::Result<SnapshotSender> {
+        let link = self.shared.links.lock().get(&peer).cloned();
+        let link = link.ok_or_else(|| io::Error::other(format!("node {peer} is not known")))?;
+        let stream = PeerStream::dial(&link.address())?;
+        let purpose = Purpose::Snapshot;
+        let hello = Hello { to: Some(peer), purpose, ..self.shared.local.hello() };
+        hello::greet(&stream, &hello)?;
+        SnapshotSender::new(stream, Arc::clone(&self.throttle))
+    }
+
+    /// Ends all connections and stops to accept.
+    pub fn stop(&self) {
+        if self.shared.stopped.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let links = std::mem::take(&mut *self.shared.links.lock());
+        for link in links.values() {
+            link.stop();
+        }
+        // Wakes the accepting thread; if this fails it is awake already.
+        drop(std::net::TcpStream::connect(self.listen_address));
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn link_or_add(&self, peer: NodeId, address: &str) -> Arc<Link> {
+        let mut links = self.links.lock();
+        let link = links.entry(peer).or_insert_with(|| {
+            let (local, events) = (Arc::clone(&self.local), Arc::clone(&self.events));
+            Link::start(peer, address.to_owned(), local, events)
+        });
+        if self.is_stopped() {
+            link.stop();
+        }
+        Arc::clone(link)
+    }
+
+    fn is_tombstoned(&self, peer: NodeId) -> bool {
+        self.tombstoned.lock().contains(&peer)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+/// Starts a thread that is never joined: it ends with the connection that it serves.
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .expect("the operating system can start a thread");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Frames: `length u32 LE | crc32 u32 LE | payload`. The payload of a message frame is any number
+//! of `length u32 LE | encoded message`.
+//!
+//! Invariant: a frame is read whole and checked before anything in it is believed.
+
+use holdfast_core::message::{self, Message};
+use std::io::{self, Read, Write};
+
+/// Bytes before the payload.
+const HEADER_BYTES: usize = 8;
+
+/// Bytes of the largest frame. A message is at most a command, an answer or a batch of log
+/// entries; the largest are answers to range reads, which the sender bounds by this.
+pub(super) const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes to ask the socket for at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// A reading buffer that grew beyond this is given back once it is empty.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+/// A message frame being filled.
+#[derive(Debug, Default)]
+pub(super) struct FrameBuilder {
+    bytes: Vec<u8>,
+}
+
+impl FrameBuilder {
+    /// Appends a message. Returns false, changing nothing, if the frame would be too large.
+    pub(super) fn push(&mut self, message: &Message) -> bool {
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER_BYTES, 0);
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes = message::encode_into(message, std::mem::take(&mut self.bytes));
+        if self.bytes.len() - HEADER_BYTES > FRAME_BYTES_MAX {
+            self.bytes.truncate(start);
+            return false;
+        }
+        let length = (self.bytes.len() - start - 4) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        true
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The finished frame, or `None` if it is empty. The builder starts anew.
+    pub(super) fn finish(&mut self) -> Option<Vec<u8>> {
+        if self.bytes.len() <= HEADER_BYTES {
+            self.bytes.clear();
+            return None;
+        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        seal(&mut bytes);
+        Some(bytes)
+    }
+
+    /// Takes back the memory of a frame that was written.
+    pub(super) fn recycle(&mut self, mut frame: Vec<u8>) {
+        if self.bytes.capacity() == 0 && frame.capacity() <= BUFFER_BYTES_KEPT {
+            frame.clear();
+            self.bytes = frame;
+        }
+    }
+}
+
+fn seal(frame: &mut [u8]) {
+    let length = (frame.len() - HEADER_BYTES) as u32;
+    let crc = crc32fast::hash(&frame[HEADER_BYTES..]);
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Writes `payload` as one frame.
+pub(super) fn write_frame(writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
+    let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
+    frame.resize(HEADER_BYTES, 0);
+    frame.extend_from_slice(payload);
+    seal(&mut frame);
+    writer.write_all(&frame)
+}
+
+/// Reads frames from a connection through a buffer.
+#[derive(Debug, Default)]
+pub(super) struct FrameReader {
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that hold data are `start..end`.
+    start: usize,
+    end: usize,
+}
+
+impl FrameReader {
+    /// The payload of the next frame, waiting for it.
+    pub(super) fn read<'a>(&'a mut self, reader: &mut impl Read) -> io::Result<&'a [u8]> {
+        loop {
+            if let Some(length) = self.whole()? {
+                return self.take(length);
+            }
+            self.fill(reader)?;
+        }
+    }
+
+    /// The payload of the next frame if all of it has been received already.
+    pub(super) fn read_buffered(&mut self) -> io::Result<Option<&[u8]>> {
+        match self.whole()? {
+            Some(length) => self.take(length).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Length of the payload at the start of the buffer, if all of it is there.
+    fn whole(&self) -> io::Result<Option<usize>> {
+        let data = &self.buffer[self.start..self.end];
+        let Some(header) = data.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*header) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(invalid(format!("a frame of {length} bytes is larger than allowed")));
+        }
+        Ok((data.len() >= HEADER_BYTES + length).then_some(length))
+    }
+
+    fn take(&mut self, length: usize) -> io::Result<&[u8]> {
+        let payload_start = self.start + HEADER_BYTES;
+        let header = &self.buffer[self.start + 4..payload_start];
+        let crc = u32::from_le_bytes(header.try_into().expect("four bytes were sliced"));
+        self.start = payload_start + length;
+        let payload = &self.buffer[payload_start..payload_start + length];
+        if crc32fast::hash(payload) != crc {
+            return Err(invalid("a frame was damaged on its way"));
+        }
+        Ok(payload)
+    }
+
+    fn fill(&mut self, reader: &mut impl Read) -> io::Result<()> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > BUFFER_BYTES_KEPT {
+                self.buffer = Vec::new();
+            }
+        }
+        if self.buffer.len() - self.end < READ_BYTES {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            // Doubling keeps the copying of a large frame linear.
+            let wanted = (self.end + READ_BYTES).max(self.end * 2);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
+        }
+        match reader.read(&mut self.buffer[self.end..])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.end += read;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Decodes the messages of a frame's payload into `into`.
+pub(super) fn decode_messages(mut payload: &[u8], into: &mut Vec<Message>) -> io::Result<()> {
+    while let Some((length, rest)) = payload.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let (encoded, rest) =
+            rest.split_at_checked(length).ok_or_else(|| invalid("a message is cut off"))?;
+        into.push(message::decode(encoded).map_err(invalid)?);
+        payload = rest;
+    }
+    if payload.is_empty() { Ok(()) } else { Err(invalid("a message is cut off")) }
+}
+
+/// An error for bytes that make no sense.
+pub(super) fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use holdfast_core::ids::{RangeId, ReplicaId};
+
+    fn raft(size: usize) -> Message {
+        Message::Raft {
+            range: RangeId(7),
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            data: Bytes::from(vec![9; size]),
+        }
+    }
+
+    #[test]
+    fn messages_come_out_as_they_went_in_whatever_the_pieces() {
+        let mut sent = Vec::new();
+        let mut stream = Vec::new();
+        let mut builder = FrameBuilder::default();
+        for size in [0, 1, 100, 70_000, 3_000_000, 5] {
+            let message = raft(size);
+            assert!(builder.push(&message));
+            sent.push(message);
+            if size % 2 == 0 {
+                stream.extend(builder.finish().unwrap());
+            }
+        }
+        stream.extend(builder.finish().unwrap());
+        assert_eq!(builder.finish(), None);
+
+        let mut received = Vec::new();
+        let mut reader = FrameReader::default();
+        let mut source = Trickle { bytes: &stream, step: 1 };
+        while received.len() < sent.len() {
+            decode_messages(reader.read(&mut source).unwrap(), &mut received).unwrap();
+            while let Some(payload) = reader.read_buffered().unwrap() {
+                decode_messages(payload, &mut received).unwrap();
+            }
+        }
+        assert_eq!(received, sent);
+        assert!(reader.read(&mut source).is_err(), "the end of the stream is an error");
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let mut builder = FrameBuilder::default();
+        assert!(builder.push(&raft(100)));
+        let mut frame = builder.finish().unwrap();
+        *frame.last_mut().unwrap() ^= 1;
+        assert!(FrameReader::default().read(&mut frame.as_slice()).is_err());
+
+        let huge = [0xff; 16];
+        assert!(FrameReader::default().read(&mut huge.as_slice()).is_err());
+        assert!(decode_messages(&[200, 0, 0, 0, 1], &mut Vec::new()).is_err());
+        assert!(decode_messages(&[1, 0], &mut Vec::new()).is_err());
+    }
+
+    /// Gives ever longer pieces.
+    struct Trickle<'a> {
+        bytes: &'a [u8],
+        step: usize,
+    }
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = self.step.min(self.bytes.len()).min(buffer.len());
+            self.step = self.step * 3 % 100_000 + 1;
+            buffer[..length].copy_from_slice(&self.bytes[..length]);
+            self.bytes = &self.bytes[length..];
+            Ok(length)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Accepts connections of peers, hears who they are, and hands them on.
+//!
+//! Invariant: a stranger costs one short-lived thread at most, and their number is bounded.
+
+use super::hello::{self, Hello, Purpose};
+use super::join;
+use super::snapshot::SnapshotReceiver;
+use super::stream::PeerStream;
+use super::{Shared, spawn};
+use holdfast_core::ids::NodeId;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// Connections that may be in their handshake, joining, or receiving snapshots at the same time.
+const SIDE_CONNECTIONS_MAX: usize = 64;
+
+/// Snapshots that may be received at the same time: each has a disk to write.
+const SNAPSHOTS_MAX: usize = 4;
+
+/// Wait after a failed accept, which means that the process has no file handles left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that are not part of a session, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    side: AtomicUsize,
+    snapshots: AtomicUsize,
+}
+
+/// Accepts until the transport is stopped.
+pub(super) fn run(listener: &TcpListener, shared: &Arc<Shared>) {
+    loop {
+        let accepted = listener.accept();
+        if shared.is_stopped() {
+            return;
+        }
+        match accepted {
+            Ok((stream, _from)) => {
+                if shared.counts.side.fetch_add(1, Ordering::Relaxed) >= SIDE_CONNECTIONS_MAX {
+                    shared.counts.side.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let shared = Arc::clone(shared);
+                spawn("peer-accept".to_owned(), move || {
+                    let handled = PeerStream::new(stream).and_then(|s| handle(s, &shared));
+                    if let Err(error) = handled {
+                        debug!("connection to the peer listener failed: {error}");
+                    }
+                });
+            }
+            Err(error) => {
+                warn!("cannot accept a peer connection: {error}");
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
+    let side = Counted::new(shared, |counts| &counts.side);
+    let hello = hello::hear(&stream)?;
+    let local = &shared.local;
+    if let Some(reason) = objection(&hello, shared) {
+        warn!(from = %hello.node, address = hello.address, "refused a peer connection: {reason}");
+        return hello::refuse(&stream, &reason);
+    }
+    match hello.purpose {
+        Purpose::Messages => {
+            hello::accept(&stream, &hello, local.node, local.incarnation)?;
+            drop(side);
+            shared.link_or_add(hello.node, &hello.address).read(stream, &hello);
+            Ok(())
+        }
+        Purpose::Snapshot => {
+            let snapshots = Counted::entered(shared, |counts| &counts.snapshots);
+            if snapshots.count() > SNAPSHOTS_MAX {
+                return hello::refuse(&stream, "too many snapshots at the same time");
+            }
+            hello::accept(&stream, &hello, local.node, local.incarnation)?;
+            shared.events.snapshot(hello.node, SnapshotReceiver::new(stream)?)
+        }
+        Purpose::Join => {
+            hello::accept(&stream, &hello, local.node, local.incarnation)?;
+            join::answer(&stream, &*shared.events)
+        }
+    }
+}
+
+fn objection(hello: &Hello, shared: &Shared) -> Option<String> {
+    let local = &shared.local;
+    if let Some(reason) = hello.objection(local.cluster, local.node) {
+        return Some(reason);
+    }
+    if hello.purpose == Purpose::Join {
+        return None;
+    }
+    if hello.node == NodeId(0) || hello.node == local.node {
+        return Some(format!("node id {} cannot be the sender's", hello.node));
+    }
+    shared
+        .is_tombstoned(hello.node)
+        .then(|| format!("node {} was removed from the cluster for good", hello.node))
+}
+
+/// Counts a connection while it lives.
+struct Counted<'a> {
+    shared: &'a Shared,
+    counter: fn(&Counts) -> &AtomicUsize,
+}
+
+impl<'a> Counted<'a> {
+    /// One that was counted already.
+    fn new(shared: &'a Shared, counter: fn(&Counts) -> &AtomicUsize) -> Self {
+        Self { shared, counter }
+    }
+
+    /// One more.
+    fn entered(shared: &'a Shared, counter: fn(&Counts) -> &AtomicUsize) -> Self {
+        counter(&shared.counts).fetch_add(1, Ordering::Relaxed);
+        Self { shared, counter }
+    }
+
+    fn count(&self) -> usize {
+        (self.counter)(&self.shared.counts).load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        (self.counter)(&self.shared.counts).fetch_sub(1, Ordering::Relaxed);
+    }
+}

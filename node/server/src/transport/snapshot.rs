@@ -1,0 +1,122 @@
+//! Raft snapshots between nodes: a connection of its own for each, so that a large one delays
+//! nothing else.
+//!
+//! Layout after the handshake: frames that begin with 0 (a piece of data) or 1 (the message that
+//! completes the snapshot); the receiver answers the latter with one frame: 1 once everything is
+//! staged. Invariant: memory is bounded by one piece on each side.
+
+use super::frame::{FrameReader, invalid, write_frame};
+use super::stream::PeerStream;
+use holdfast_core::message::{self, Message};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// First byte of a frame with data.
+const DATA: u8 = 0;
+
+/// First byte of the frame that ends a snapshot; also the receiver's "staged".
+const END: u8 = 1;
+
+/// How long the other side may take for its part: staging is disk work.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The sending side of one snapshot.
+#[derive(Debug)]
+pub struct SnapshotSender {
+    stream: PeerStream,
+    throttle: Arc<Throttle>,
+    frame: Vec<u8>,
+}
+
+impl SnapshotSender {
+    pub(super) fn new(stream: PeerStream, throttle: Arc<Throttle>) -> io::Result<Self> {
+        stream.set_read_timeout(PATIENCE)?;
+        Ok(Self { stream, throttle, frame: Vec::new() })
+    }
+
+    /// Sends one piece of at most a few MiB, waiting as the rate limit says.
+    pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.throttle.take(piece.len());
+        self.frame.clear();
+        self.frame.push(DATA);
+        self.frame.extend_from_slice(piece);
+        write_frame(&mut &self.stream, &self.frame)
+    }
+
+    /// Sends the message that completes the snapshot and waits until all of it is staged there.
+    pub fn finish(self, message: &Message) -> io::Result<()> {
+        let frame = message::encode_into(message, vec![END]);
+        write_frame(&mut &self.stream, &frame)?;
+        match FrameReader::default().read(&mut &self.stream)? {
+            [END] => Ok(()),
+            _ => Err(invalid("the receiver answered nonsense")),
+        }
+    }
+}
+
+/// What a receiver gets.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// The next piece of data, as it was sent.
+    Data(&'a [u8]),
+    /// That was all; this message completes the snapshot.
+    End(Box<Message>),
+}
+
+/// The receiving side of one snapshot.
+#[derive(Debug)]
+pub struct SnapshotReceiver {
+    stream: PeerStream,
+    reader: FrameReader,
+}
+
+impl SnapshotReceiver {
+    pub(super) fn new(stream: PeerStream) -> io::Result<Self> {
+        stream.set_read_timeout(PATIENCE)?;
+        Ok(Self { stream, reader: FrameReader::default() })
+    }
+
+    /// The next part.
+    pub fn receive(&mut self) -> io::Result<Part<'_>> {
+        match self.reader.read(&mut &self.stream)?.split_first() {
+            Some((&DATA, piece)) => Ok(Part::Data(piece)),
+            Some((&END, encoded)) => {
+                Ok(Part::End(Box::new(message::decode(encoded).map_err(invalid)?)))
+            }
+            _ => Err(invalid("the sender sent nonsense")),
+        }
+    }
+
+    /// Says that everything is staged.
+    pub fn acknowledge(self) -> io::Result<()> {
+        write_frame(&mut &self.stream, &[END])
+    }
+}
+
+/// Bounds the bytes a second of all snapshots that a node sends.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    bytes_per_second: u64,
+    /// When everything that was taken so far will have been sent at the allowed rate.
+    free_at: Mutex<Instant>,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more may be sent.
+    fn take(&self, bytes: usize) {
+        let nanos = (bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second)) as u64;
+        let start = {
+            let mut free_at = self.free_at.lock();
+            let start = (*free_at).max(Instant::now());
+            *free_at = start + Duration::from_nanos(nanos);
+            start
+        };
+        std::thread::sleep(start.saturating_duration_since(Instant::now()));
+    }
+}

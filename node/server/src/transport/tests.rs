@@ -1,0 +1,227 @@
+//! Two or more transports on loopback sockets.
+
+use super::*;
+use bytes::Bytes;
+use holdfast_core::ids::{RangeId, ReplicaId};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Connected(NodeId),
+    Lost(NodeId, bool),
+    Messages(NodeId, Vec<Message>),
+    Snapshot(NodeId, Vec<u8>, Message),
+}
+
+struct Recorder(Mutex<Sender<Seen>>);
+
+impl Recorder {
+    fn see(&self, seen: Seen) -> bool {
+        self.0.lock().send(seen).is_ok()
+    }
+}
+
+impl PeerEvents for Recorder {
+    fn connected(&self, peer: NodeId, _session: u64) {
+        self.see(Seen::Connected(peer));
+    }
+
+    fn lost(&self, peer: NodeId, refused: bool) {
+        self.see(Seen::Lost(peer, refused));
+    }
+
+    fn messages(&self, peer: NodeId, _session: u64, batch: Vec<Message>, _bytes: usize) -> bool {
+        self.see(Seen::Messages(peer, batch))
+    }
+
+    fn snapshot(&self, from: NodeId, mut receiver: SnapshotReceiver) -> io::Result<()> {
+        let mut data = Vec::new();
+        let end = loop {
+            match receiver.receive()? {
+                Part::Data(piece) => data.extend_from_slice(piece),
+                Part::End(message) => break *message,
+            }
+        };
+        self.see(Seen::Snapshot(from, data, end));
+        receiver.acknowledge()
+    }
+
+    fn join(&self, request: MetaRequest) -> Result<Joined, String> {
+        match request {
+            MetaRequest::Join { name, .. } if name == "new" => {
+                Ok(Joined { cluster: 7, node: NodeId(4), peers: Vec::new() })
+            }
+            _ => Err("who are you".to_owned()),
+        }
+    }
+}
+
+struct Peer {
+    transport: Transport,
+    seen: Receiver<Seen>,
+    address: String,
+}
+
+impl Peer {
+    fn start(cluster: u64, node: u64, incarnation: u64) -> Self {
+        Self::start_at("127.0.0.1:0", cluster, node, incarnation)
+    }
+
+    fn start_at(address: &str, cluster: u64, node: u64, incarnation: u64) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, seen) = channel();
+        let local = Local { cluster, node: NodeId(node), incarnation, address: address.clone() };
+        let events = Arc::new(Recorder(Mutex::new(sender)));
+        let transport = Transport::start(local, listener, 1 << 30, events).unwrap();
+        Self { transport, seen, address }
+    }
+
+    fn next(&self) -> Seen {
+        self.seen.recv_timeout(Duration::from_secs(20)).expect("something happens")
+    }
+
+    /// Waits for `count` messages.
+    fn messages(&self, count: usize) -> Vec<Message> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.next() {
+                Seen::Messages(_, batch) => all.extend(batch),
+                other => panic!("expected messages, not {other:?}"),
+            }
+        }
+        all
+    }
+}
+
+fn numbered(number: u64, size: usize) -> Message {
+    let data = Bytes::from(vec![0; size]);
+    Message::Raft { range: RangeId(number), from: ReplicaId(1), to: ReplicaId(2), data }
+}
+
+fn pair() -> (Peer, Peer) {
+    let (one, two) = (Peer::start(7, 1, 10), Peer::start(7, 2, 20));
+    one.transport.set_peer(NodeId(2), &two.address);
+    assert_eq!(one.next(), Seen::Connected(NodeId(2)));
+    assert_eq!(two.next(), Seen::Connected(NodeId(1)), "the dialled node learns the address");
+    (one, two)
+}
+
+#[test]
+fn messages_arrive_in_order_in_both_directions_however_many() {
+    let (one, two) = pair();
+    let count = 3000;
+    for number in 0..count {
+        one.transport.send(NodeId(2), std::iter::once(numbered(number, number as usize * 10)));
+    }
+    two.transport.send(NodeId(1), (0..count).map(|number| numbered(number, 1)));
+    for peer in [&one, &two] {
+        let numbers = peer.messages(count as usize).into_iter().map(|message| match message {
+            Message::Raft { range, .. } => range.0,
+            other => panic!("{other:?}"),
+        });
+        assert!(numbers.eq(0..count));
+    }
+}
+
+#[test]
+fn a_peer_that_goes_is_lost_then_refused_then_back() {
+    let (one, two) = pair();
+    let address = two.address.clone();
+    drop(two);
+    assert_eq!(one.next(), Seen::Lost(NodeId(2), false));
+    assert_eq!(one.next(), Seen::Lost(NodeId(2), true));
+    let two = Peer::start_at(&address, 7, 2, 21);
+    two.transport.set_peer(NodeId(1), &one.address);
+    assert_eq!(one.next(), Seen::Connected(NodeId(2)));
+    assert_eq!(two.next(), Seen::Connected(NodeId(1)));
+    one.transport.send(NodeId(2), std::iter::once(numbered(5, 5)));
+    assert_eq!(two.messages(1), [numbered(5, 5)]);
+}
+
+#[test]
+fn other_clusters_and_removed_nodes_are_refused() {
+    let (one, two) = pair();
+    let stranger = Peer::start(8, 3, 30);
+    stranger.transport.set_peer(NodeId(1), &one.address);
+    one.transport.set_peer(NodeId(3), &stranger.address);
+    one.transport.tombstone(NodeId(2));
+    assert_eq!(one.next(), Seen::Lost(NodeId(2), false));
+    assert_eq!(two.next(), Seen::Lost(NodeId(1), false));
+    let silence = Duration::from_millis(300);
+    assert!(stranger.seen.recv_timeout(silence).is_err());
+    assert!(two.seen.recv_timeout(silence).is_err(), "it is refused, not unreachable");
+    assert!(one.seen.try_recv().is_err());
+}
+
+#[test]
+fn a_snapshot_arrives_whole_and_is_acknowledged() {
+    let (one, two) = pair();
+    let mut sender = one.transport.open_snapshot(NodeId(2)).unwrap();
+    let data: Vec<u8> = (0..5_000_000_u32).map(|number| number as u8).collect();
+    for piece in data.chunks(1 << 20) {
+        sender.send(piece).unwrap();
+    }
+    sender.finish(&numbered(1, 1)).unwrap();
+    assert_eq!(two.next(), Seen::Snapshot(NodeId(1), data, numbered(1, 1)));
+    assert!(one.transport.open_snapshot(NodeId(9)).is_err());
+}
+
+#[test]
+fn a_new_node_is_let_in_or_told_why_not() {
+    let one = Peer::start(7, 1, 10);
+    let join = |name: &str| MetaRequest::Join {
+        name: name.to_owned(),
+        peer_address: "h:1".to_owned(),
+        client_address: "h:2".to_owned(),
+        http_address: "h:3".to_owned(),
+        nonce: 1,
+    };
+    assert_eq!(ask_to_join(&one.address, 7, &join("new")).unwrap().node, NodeId(4));
+    let refused = ask_to_join(&one.address, 7, &join("other")).unwrap_err();
+    assert_eq!(refused.to_string(), "who are you");
+    let stranger = ask_to_join(&one.address, 8, &join("new")).unwrap_err();
+    assert_eq!(stranger.kind(), io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn a_peer_that_does_not_read_loses_repeated_messages_then_the_session() {
+    let (one, _two) = pair();
+    // The events of `two` are recorded without bound, so block its reading differently: a listener
+    // that accepts and greets but never reads.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let one_address = one.address.clone();
+    let deaf = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let incoming = PeerStream::new(stream).unwrap();
+        let hello = hello::hear(&incoming).unwrap();
+        hello::accept(&incoming, &hello, NodeId(3), 30).unwrap();
+        let back = PeerStream::dial(&one_address).unwrap();
+        let mine = Hello::new(7, NodeId(3), 30, "");
+        hello::greet(&back, &mine).unwrap();
+        (incoming, back)
+    });
+    one.transport.set_peer(NodeId(3), &address);
+    assert_eq!(one.next(), Seen::Connected(NodeId(3)));
+    let _held = deaf.join().unwrap();
+    // Raft messages are shed: the queue stays bounded and the session stays up.
+    for number in 0..100 {
+        one.transport.send(NodeId(3), std::iter::once(numbered(number, 1 << 20)));
+    }
+    assert!(one.seen.try_recv().is_err());
+    let stop = Message::SequencerRefused { session: 1 };
+    assert!(one.transport.queued().iter().all(|(_, queued)| *queued < 40 << 20));
+    // What must not be lost ends the session instead.
+    let big = Message::SequencerAnswer {
+        session: 1,
+        first: 0,
+        answers: vec![holdfast_core::message::SequencerReply::Fenced; 1 << 20],
+        compacted: 0,
+    };
+    for _ in 0..120 {
+        one.transport.send(NodeId(3), [big.clone(), stop.clone()].into_iter());
+    }
+    assert_eq!(one.next(), Seen::Lost(NodeId(3), false));
+}
