@@ -1,1 +1,15 @@
-//! storage (to be filled)
+//! Keeps: the raft log, the applied state, the identity of a data directory, raft snapshots.
+//!
+//! Everything here is synchronous and starts no thread: the caller decides which thread pays.
+//! What is read back is checked, and what fails its check stops the process; a failed write is
+//! returned once, and the handle refuses everything after it.
+
+pub mod error;
+
+pub mod log;
+
+pub mod state;
+
+pub use error::{Result, StorageError};
+pub use log::{LogOptions, RaftLog};
+pub use state::{Facts, Position, State, StateOptions};

@@ -1,0 +1,286 @@
+//! The raft log of all ranges of a node: one append-only log, one write and at most one fsync for
+//! any number of ranges.
+//!
+//! Invariants:
+//! - [`RaftLog::write`] with `sync` returns only when this write and all before it are durable.
+//! - A range's log is `truncated.index + 1 ..= last_index`, without gaps; `truncated` keeps the
+//!   term of the position below which the log was cut.
+//! - After one failed write the handle refuses all further ones. A failed fsync panics inside the
+//!   engine, which ends the process as well.
+
+use crate::error::{Result, StorageError};
+use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
+use holdfast_core::ids::{Index, RangeId};
+use holdfast_core::state::Applied;
+use parking_lot::Mutex;
+use raft::eraftpb::{Entry, HardState};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Engine group of the log's own rows. No range has this number.
+const OWN_GROUP: u64 = 0;
+/// Own row: format of everything this file writes.
+const FORMAT_KEY: &[u8] = b"format";
+/// Own row: rewritten to force an fsync when there is nothing else to write.
+const SYNC_KEY: &[u8] = b"sync";
+/// The format of this version.
+const FORMAT: u64 = 1;
+/// Row of a range: its protobuf hard state.
+const HARD_STATE_KEY: &[u8] = b"h";
+/// Row of a range: index and term of the position below which its log was cut.
+const TRUNCATED_KEY: &[u8] = b"t";
+/// Batches from this size on are compressed: bulk catch-up, where disk bandwidth is what counts.
+/// Below, compression would be a large part of the CPU time of an entry.
+const COMPRESS_FROM_BYTES: u64 = 512 * 1024;
+
+/// Settings of a [`RaftLog`].
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Size of one log file, bytes.
+    pub file_bytes: u64,
+    /// [`RaftLog::purge`] starts to free files when the log is larger than this, bytes. Not less
+    /// than `file_bytes`.
+    pub purge_from_bytes: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { file_bytes: 64 << 20, purge_from_bytes: 256 << 20 }
+    }
+}
+
+/// Tells the engine how to read an entry's index.
+struct EntryCodec;
+
+impl MessageExt for EntryCodec {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+/// The open log of a node. All methods may be called from any thread.
+pub struct RaftLog {
+    engine: Engine,
+    /// Reused, so that a write allocates little.
+    scratch: Mutex<LogBatch>,
+    /// Something was written without fsync since the last fsync.
+    unsynced: AtomicBool,
+    poisoned: AtomicBool,
+}
+
+impl RaftLog {
+    /// Opens the log in `dir`, or creates it. A tail that was torn by a crash is cut off.
+    pub fn open(dir: &Path, options: &LogOptions) -> Result<Self> {
+        let engine = Engine::open(config(dir, options)).map_err(StorageError::log("open"))?;
+        let log = Self {
+            engine,
+            scratch: Mutex::new(LogBatch::default()),
+            unsynced: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+        };
+        log.check_format()?;
+        log.recut()?;
+        Ok(log)
+    }
+
+    /// Writes one turn's changes; see [`RaftLog::write`].
+    pub fn persist(&self, persist: &Persist) -> Result<()> {
+        self.write(&persist.writes, persist.sync)
+    }
+
+    /// Writes changes of any number of ranges as one unit: after a crash all of it is there or
+    /// nothing. Within one [`LogWrite`], `destroy` comes first, then `truncate`, then the rest.
+    pub fn write<'a>(
+        &self,
+        writes: impl IntoIterator<Item = &'a LogWrite>,
+        sync: bool,
+    ) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(StorageError::Poisoned { what: "raft log" });
+        }
+        let mut batch = self.scratch.lock();
+        let result = self.write_batch(&mut batch, writes, sync);
+        if result.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn write_batch<'a>(
+        &self,
+        batch: &mut LogBatch,
+        writes: impl IntoIterator<Item = &'a LogWrite>,
+        sync: bool,
+    ) -> Result<()> {
+        for write in writes {
+            add(batch, write).map_err(StorageError::log("encode a write to"))?;
+        }
+        if batch.is_empty() {
+            if !sync || !self.unsynced.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            // The engine skips the fsync of an empty batch.
+            batch
+                .put(OWN_GROUP, SYNC_KEY.to_vec(), Vec::new())
+                .map_err(StorageError::log("write to"))?;
+        }
+        self.engine.write(batch, sync).map_err(StorageError::log("write to"))?;
+        self.unsynced.store(!sync, Ordering::Release);
+        Ok(())
+    }
+
+    /// What the log knows of a range, or `None` if it was never written or destroyed.
+    /// [`ReplicaBoot::applied`] is left at its default; the state knows it.
+    pub fn boot(&self, range: RangeId) -> Result<Option<ReplicaBoot>> {
+        let hard_state = self
+            .engine
+            .get_message::<HardState>(range.0, HARD_STATE_KEY)
+            .map_err(StorageError::log("read"))?;
+        let truncated = self.truncated(range)?;
+        let last_entry = self.engine.last_index(range.0);
+        if hard_state.is_none() && truncated.is_none() && last_entry.is_none() {
+            return Ok(None);
+        }
+        let truncated = truncated.unwrap_or_default();
+        Ok(Some(ReplicaBoot {
+            range,
+            hard_state: hard_state.unwrap_or_default(),
+            truncated,
+            last_index: last_entry.unwrap_or(0).max(truncated.index),
+            applied: Applied::default(),
+        }))
+    }
+
+    /// The ranges with anything in the log, by number.
+    pub fn ranges(&self) -> Vec<RangeId> {
+        let mut ranges: Vec<RangeId> = self
+            .engine
+            .raft_groups()
+            .into_iter()
+            .filter(|group| *group != OWN_GROUP)
+            .map(RangeId)
+            .filter(|range| !matches!(self.boot(*range), Ok(None)))
+            .collect();
+        ranges.sort_unstable();
+        ranges
+    }
+
+    /// Disk space used, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.engine.get_used_size() as u64
+    }
+
+    /// Frees files whose entries are all truncated, moving the few that are not. Slow: call it
+    /// from a background thread, every few seconds. Returns the ranges that hold files back and
+    /// should be truncated further.
+    pub fn purge(&self) -> Result<Vec<RangeId>> {
+        let groups = self.engine.purge_expired_files().map_err(StorageError::log("purge"))?;
+        Ok(groups.into_iter().filter(|group| *group != OWN_GROUP).map(RangeId).collect())
+    }
+
+    fn truncated(&self, range: RangeId) -> Result<Option<Applied>> {
+        let Some(row) = self.engine.get(range.0, TRUNCATED_KEY) else { return Ok(None) };
+        let row: [u8; 16] = row.try_into().map_err(|row: Vec<u8>| StorageError::Corrupt {
+            what: format!("the truncation row of range {range}"),
+            detail: format!("{} bytes", row.len()),
+        })?;
+        let number = u128::from_be_bytes(row);
+        Ok(Some(Applied { index: (number >> 64) as u64, term: number as u64 }))
+    }
+
+    fn check_format(&self) -> Result<()> {
+        match self.engine.get(OWN_GROUP, FORMAT_KEY) {
+            None if self.engine.is_empty() => {
+                let mut batch = LogBatch::default();
+                batch
+                    .put(OWN_GROUP, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec())
+                    .and_then(|()| self.engine.write(&mut batch, true))
+                    .map_err(StorageError::log("write the format of"))?;
+                Ok(())
+            }
+            found => {
+                let found = found
+                    .and_then(|row| row.try_into().ok())
+                    .map_or(0, |row: [u8; 8]| u64::from_be_bytes(row));
+                if found == FORMAT {
+                    return Ok(());
+                }
+                Err(StorageError::Format { what: "raft log", found, known: FORMAT })
+            }
+        }
+    }
+
+    /// Cuts each range's log at its truncation row again: freeing a file can lose the cut while
+    /// older entries, moved elsewhere, come back at the next start.
+    fn recut(&self) -> Result<()> {
+        let mut batch = LogBatch::default();
+        for group in self.engine.raft_groups() {
+            let Some(truncated) = self.truncated(RangeId(group))? else { continue };
+            if self.engine.first_index(group).is_some_and(|first| first <= truncated.index) {
+                batch.add_command(group, Command::Compact { index: truncated.index + 1 });
+            }
+        }
+        self.engine.write(&mut batch, true).map_err(StorageError::log("cut"))?;
+        Ok(())
+    }
+}
+
+impl LogReads for RaftLog {
+    fn entries(&self, range: RangeId, low: Index, high: Index, max_bytes: u64) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        if let Err(error) = self.engine.fetch_entries_to::<EntryCodec>(
+            range.0,
+            low,
+            high,
+            Some(limit),
+            &mut entries,
+        ) {
+            panic!("cannot read entries {low}..{high} of range {range} from the raft log: {error}");
+        }
+        assert!(
+            low >= high || entries.first().is_some_and(|entry| entry.index == low),
+            "the raft log lost entry {low} of range {range}"
+        );
+        entries
+    }
+}
+
+fn config(dir: &Path, options: &LogOptions) -> Config {
+    Config {
+        dir: dir.to_string_lossy().into_owned(),
+        // A bad record in the middle means that acknowledged entries are lost: refuse to open.
+        recovery_mode: RecoveryMode::TolerateTailCorruption,
+        batch_compression_threshold: ReadableSize(COMPRESS_FROM_BYTES),
+        target_file_size: ReadableSize(options.file_bytes),
+        purge_threshold: ReadableSize(options.purge_from_bytes.max(options.file_bytes)),
+        ..Config::default()
+    }
+}
+
+fn add(batch: &mut LogBatch, write: &LogWrite) -> raft_engine::Result<()> {
+    let LogWrite { range, entries, hard_state, truncate, destroy } = write;
+    assert_ne!(range.0, OWN_GROUP, "range 0 is the log's own");
+    if *destroy {
+        batch.add_command(range.0, Command::Clean);
+    }
+    let mut entries = entries.as_slice();
+    if let Some(Applied { index, term }) = *truncate {
+        batch.add_command(range.0, Command::Compact { index: index + 1 });
+        let row = (u128::from(index) << 64) | u128::from(term);
+        batch.put(range.0, TRUNCATED_KEY.to_vec(), row.to_be_bytes().to_vec())?;
+        let cut = entries.iter().take_while(|entry| entry.index <= index).count();
+        entries = &entries[cut..];
+    }
+    batch.add_entries::<EntryCodec>(range.0, entries)?;
+    if let Some(hard_state) = hard_state {
+        batch.put_message(range.0, HARD_STATE_KEY.to_vec(), hard_state)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

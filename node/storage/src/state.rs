@@ -1,0 +1,159 @@
+//! The applied state of a node: every version of every key, in memory first and then in one file.
+//!
+//! ```text
+//! apply -> active memtable --seal--> flushing memtable --one durable commit--> state file
+//!               ^ reads                    ^ reads                                ^ reads
+//! ```
+//!
+//! Invariants:
+//! - What is applied is visible to reads at once, and durable after the next [`State::flush`]. After
+//!   a crash the raft log replays from the durable applied position of each range, which is
+//!   committed with the data it stands for.
+//! - Versions never change, so reads at a revision agree however often a flush comes between.
+//! - A position (revision, sub) belongs to one change in the whole cluster.
+//! - Spans of ranges of one node never overlap, so keys carry no range number and a split moves
+//!   nothing.
+//! - After a failed write the handle refuses all others; a failed read panics.
+
+mod codec;
+
+mod memtable;
+
+mod tables;
+
+mod flush;
+
+mod read;
+
+pub use codec::{Facts, Position};
+
+use crate::error::{Result, StorageError};
+use holdfast_core::ids::RangeId;
+use holdfast_core::state::{Applied, ApplyBatch};
+use memtable::Memtable;
+use parking_lot::{Mutex, RwLock};
+use redb::Database;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tables::DiskView;
+
+/// Settings of a [`State`].
+#[derive(Clone, Debug)]
+pub struct StateOptions {
+    /// Size from which the active memtable should be flushed, bytes.
+    pub memtable_bytes: usize,
+    /// Pages of the state file to keep in memory, bytes.
+    pub cache_bytes: usize,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self { memtable_bytes: 32 << 20, cache_bytes: 192 << 20 }
+    }
+}
+
+/// The open state of a node. Clones are handles on the same state, for any thread.
+#[derive(Clone)]
+pub struct State {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    options: StateOptions,
+    database: Database,
+    /// What reads look at. Held for a short time only, never across I/O.
+    inner: RwLock<Inner>,
+    /// Held by whoever changes the file: one at a time.
+    writer: Mutex<()>,
+    poisoned: AtomicBool,
+}
+
+struct Inner {
+    active: Memtable,
+    flushing: Option<Arc<Memtable>>,
+    disk: Arc<DiskView>,
+}
+
+impl State {
+    /// Opens the state file at `path`, or creates it.
+    pub fn open(path: &Path, options: StateOptions) -> Result<Self> {
+        let database = Database::builder()
+            .set_cache_size(options.cache_bytes)
+            .create(path)
+            .map_err(StorageError::state("open"))?;
+        tables::prepare(&database)?;
+        let disk = Arc::new(DiskView::open(&database)?);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path: path.to_owned(),
+                options,
+                database,
+                inner: RwLock::new(Inner { active: Memtable::default(), flushing: None, disk }),
+                writer: Mutex::new(()),
+                poisoned: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Makes batches visible to reads, in order. In memory only: cheap, and lost at a crash.
+    pub fn apply(&self, batches: &[ApplyBatch]) {
+        if batches.is_empty() {
+            return;
+        }
+        let mut inner = self.shared.inner.write();
+        for batch in batches {
+            inner.active.apply(batch);
+        }
+    }
+
+    /// The position up to which a range is visible to reads.
+    pub fn applied(&self, range: RangeId) -> Option<Applied> {
+        let inner = self.shared.inner.read();
+        let in_memory = inner.active.applied.get(&range).copied();
+        in_memory
+            .or_else(|| inner.flushing.as_ref()?.applied.get(&range).copied())
+            .or_else(|| inner.disk.applied(range))
+    }
+
+    /// The durable position of each range in the file, by range.
+    pub fn durable_applied(&self) -> Vec<(RangeId, Applied)> {
+        self.shared.inner.read().disk.clone().applied_all()
+    }
+
+    /// Size of what the next [`State::flush`] would write, bytes.
+    pub fn memtable_bytes(&self) -> usize {
+        self.shared.inner.read().active.bytes
+    }
+
+    /// True if the active memtable is large enough to be flushed.
+    pub fn wants_flush(&self) -> bool {
+        self.memtable_bytes() >= self.shared.options.memtable_bytes
+    }
+
+    /// True if a flush is under way and the active memtable is full already: writes should wait.
+    pub fn is_congested(&self) -> bool {
+        let inner = self.shared.inner.read();
+        inner.flushing.is_some() && inner.active.bytes >= self.shared.options.memtable_bytes
+    }
+
+    /// Size of the state file, bytes.
+    pub fn size_on_disk(&self) -> Result<u64> {
+        let path = &self.shared.path;
+        std::fs::metadata(path).map(|file| file.len()).map_err(StorageError::io("size", path))
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        if self.shared.poisoned.load(Ordering::Acquire) {
+            return Err(StorageError::Poisoned { what: "state file" });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod model;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Moves the memtable into the state file.
+//!
+//! Invariant: one commit holds all changes of the memtable and the positions they reach, so the
+//! file is at all times the state at some applied position of each range.
+
+use crate::error::{Result, StorageError};
+use crate::state::codec::{
+    Facts, HISTORY_EVERY, Head, LogRow, Position, history_key, lease_key, system_key,
+};
+use crate::state::memtable::Memtable;
+use crate::state::tables::{APPLIED, DiskView, HEADS, HISTORY, LEASES, LOG, SYSTEM};
+use crate::state::{Inner, State};
+use bytes::Bytes;
+use holdfast_core::ids::RangeId;
+use holdfast_core::state::{Applied, Version};
+use redb::{ReadableTable, WriteTransaction};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A version on its way to the `log` table.
+struct Link<'a> {
+    position: Position,
+    previous: Option<Position>,
+    depth: u8,
+    key: &'a Bytes,
+    version: &'a Version,
+}
+
+impl State {
+    /// Makes everything applied so far durable; returns the positions that became so. Blocks for
+    /// the time of the write; call it from a background thread.
+    pub fn flush(&self) -> Result<Vec<(RangeId, Applied)>> {
+        let _writer = self.shared.writer.lock();
+        self.check_usable()?;
+        self.flush_locked()
+    }
+
+    pub(super) fn flush_locked(&self) -> Result<Vec<(RangeId, Applied)>> {
+        let sealed = {
+            let mut inner = self.shared.inner.write();
+            if inner.active.is_empty() {
+                return Ok(Vec::new());
+            }
+            let sealed = Arc::new(std::mem::take(&mut inner.active));
+            inner.flushing = Some(sealed.clone());
+            sealed
+        };
+        self.change(|transaction| write(transaction, &sealed), |inner| inner.flushing = None)?;
+        Ok(sealed.applied.iter().map(|(range, applied)| (*range, *applied)).collect())
+    }
+
+    /// Runs one durable transaction, then shows readers its outcome together with what `publish`
+    /// does. The caller holds the writer lock.
+    pub(super) fn change<T>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+        publish: impl FnOnce(&mut Inner),
+    ) -> Result<T> {
+        let run = || -> Result<T, redb::Error> {
+            let mut transaction = self.shared.database.begin_write()?;
+            // Keeps the free-page map in the file, so that opening after a crash needs no walk.
+            transaction.set_quick_repair(true);
+            let outcome = write(&transaction)?;
+            transaction.commit()?;
+            Ok(outcome)
+        };
+        let result =
+            run().map_err(StorageError::state::<redb::Error>("write to")).and_then(|outcome| {
+                let disk = Arc::new(DiskView::open(&self.shared.database)?);
+                let mut inner = self.shared.inner.write();
+                inner.disk = disk;
+                publish(&mut inner);
+                Ok(outcome)
+            });
+        if result.is_err() {
+            self.shared.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+fn write(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::Error> {
+    let mut links = Vec::with_capacity(sealed.order.len());
+    {
+        let mut heads = transaction.open_table(HEADS)?;
+        let mut history = transaction.open_table(HISTORY)?;
+        for (key, chain) in &sealed.keys {
+            let head = heads.get(key.as_ref())?.map(|row| Head::decode(key, row.value()));
+            let mut previous = head.map(|head| head.facts.position);
+            let mut depth = head.map_or(HISTORY_EVERY - 1, |head| head.depth);
+            for version in chain.iter() {
+                depth = (depth + 1) % HISTORY_EVERY;
+                let position = Position::of(version);
+                // The first version needs no history row: nothing is below it.
+                if depth == 0 && previous.is_some() {
+                    history.insert(history_key(key, position).as_slice(), ())?;
+                }
+                links.push(Link { position, previous, depth, key, version });
+                previous = Some(position);
+            }
+            let head = Head { facts: Facts::of(chain.newest()), depth };
+            heads.insert(key.as_ref(), &head.encode(key))?;
+        }
+    }
+    links.sort_unstable_by_key(|link| link.position);
+    let mut log = transaction.open_table(LOG)?;
+    let mut row = Vec::new();
+    for Link { position, previous, depth, key, version } in links {
+        row.clear();
+        let value = version.value.as_deref().unwrap_or_default();
+        LogRow { facts: Facts::of(version), depth, previous, key, value }.encode(&mut row);
+        log.insert(&position.encode(), row.as_slice())?;
+    }
+    let mut leases = transaction.open_table(LEASES)?;
+    for ((lease, key), attached) in &sealed.leases {
+        let row = lease_key(*lease, key);
+        if *attached {
+            leases.insert(row.as_slice(), ())?;
+        } else {
+            leases.remove(row.as_slice())?;
+        }
+    }
+    let mut system = transaction.open_table(SYSTEM)?;
+    for ((range, key), value) in &sealed.system {
+        let row = system_key(*range, key);
+        match value {
+            Some(value) => system.insert(row.as_slice(), value.as_ref())?,
+            None => system.remove(row.as_slice())?,
+        };
+    }
+    let mut applied = transaction.open_table(APPLIED)?;
+    for (range, position) in &sealed.applied {
+        applied.insert(range.0, (position.index, position.term))?;
+    }
+    Ok(())
+}

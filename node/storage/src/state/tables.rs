@@ -1,0 +1,293 @@
+//! The tables of the state file, and a consistent view of them.
+//!
+//! Invariants: a [`DiskView`] never changes; every change of the file is followed by a new view.
+//! A row that must be there and is not, or fails its check, stops the process.
+
+use crate::error::{Result, StorageError};
+use crate::state::codec::{
+    HEAD_LEN, Head, LogRow, POSITION_LEN, Position, after_number, history_key, history_position,
+    lease_key, system_key,
+};
+use bytes::Bytes;
+use holdfast_core::ids::{LeaseId, RangeId, Revision};
+use holdfast_core::key::{Span, printable};
+use holdfast_core::state::{Applied, Version};
+use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// Newest version of each key.
+pub const HEADS: TableDefinition<&[u8], &[u8; HEAD_LEN]> = TableDefinition::new("heads");
+/// Every version, in the order of changes.
+pub const LOG: TableDefinition<&[u8; POSITION_LEN], &[u8]> = TableDefinition::new("log");
+/// Every sixteenth version of a key, to find old versions by.
+pub const HISTORY: TableDefinition<&[u8], ()> = TableDefinition::new("history");
+/// Keys attached to client leases.
+pub const LEASES: TableDefinition<&[u8], ()> = TableDefinition::new("leases");
+/// System rows of ranges.
+pub const SYSTEM: TableDefinition<&[u8], &[u8]> = TableDefinition::new("system");
+/// Range to (index, term).
+pub const APPLIED: TableDefinition<u64, (u64, u64)> = TableDefinition::new("applied");
+/// Numbers about the file itself, by name; see the constants below.
+pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// Row of [`META`]: format of all tables.
+pub const META_FORMAT: &str = "format";
+/// Row of [`META`]: no version at or below this revision is sure to be there still.
+pub const META_PRUNED: &str = "pruned";
+/// The format of this version.
+pub const FORMAT: u64 = 1;
+
+/// Attempted, as error messages name it.
+pub const READ: &str = "read";
+
+/// All tables at one moment.
+pub struct DiskView {
+    /// See [`HEADS`].
+    pub heads: ReadOnlyTable<&'static [u8], &'static [u8; HEAD_LEN]>,
+    /// See [`LOG`].
+    pub log: ReadOnlyTable<&'static [u8; POSITION_LEN], &'static [u8]>,
+    history: ReadOnlyTable<&'static [u8], ()>,
+    leases: ReadOnlyTable<&'static [u8], ()>,
+    system: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    applied: ReadOnlyTable<u64, (u64, u64)>,
+    pruned: Revision,
+}
+
+/// Makes the tables of a new file and checks the format of an old one.
+pub fn prepare(database: &Database) -> Result<()> {
+    let state =
+        |action| move |error: redb::Error| StorageError::state::<redb::Error>(action)(error);
+    let prepare = || -> std::result::Result<Option<u64>, redb::Error> {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let empty = transaction.list_tables()?.next().is_none();
+        let found = {
+            let mut meta = transaction.open_table(META)?;
+            if empty {
+                meta.insert(META_FORMAT, FORMAT)?;
+            }
+            let found = meta.remove(META_FORMAT)?.map(|row| row.value());
+            if let Some(found) = found {
+                meta.insert(META_FORMAT, found)?;
+            }
+            found
+        };
+        if found != Some(FORMAT) {
+            transaction.abort()?;
+            return Ok(found);
+        }
+        transaction.open_table(HEADS)?;
+        transaction.open_table(LOG)?;
+        transaction.open_table(HISTORY)?;
+        transaction.open_table(LEASES)?;
+        transaction.open_table(SYSTEM)?;
+        transaction.open_table(APPLIED)?;
+        if empty {
+            transaction.commit()?;
+        } else {
+            transaction.abort()?;
+        }
+        Ok(found)
+    };
+    match prepare().map_err(state("prepare"))? {
+        Some(FORMAT) => Ok(()),
+        found => Err(StorageError::Format {
+            what: "state file",
+            found: found.unwrap_or(0),
+            known: FORMAT,
+        }),
+    }
+}
+
+impl DiskView {
+    /// The tables as they are now.
+    pub fn open(database: &Database) -> Result<Self> {
+        let open = || -> std::result::Result<Self, redb::Error> {
+            let transaction = database.begin_read()?;
+            Ok(Self {
+                heads: transaction.open_table(HEADS)?,
+                log: transaction.open_table(LOG)?,
+                history: transaction.open_table(HISTORY)?,
+                leases: transaction.open_table(LEASES)?,
+                system: transaction.open_table(SYSTEM)?,
+                applied: transaction.open_table(APPLIED)?,
+                pruned: transaction
+                    .open_table(META)?
+                    .get(META_PRUNED)?
+                    .map_or(0, |row| row.value() as Revision),
+            })
+        };
+        open().map_err(StorageError::state::<redb::Error>(READ))
+    }
+
+    /// The newest version of a key, without its value.
+    pub fn head(&self, key: &[u8]) -> Option<Head> {
+        let row = must(self.heads.get(key))?;
+        Some(Head::decode(key, row.value()))
+    }
+
+    /// Keys of `span` at or after `from` with their newest versions, at most `limit`.
+    pub fn heads(&self, from: &[u8], end: Option<&Bytes>, limit: usize) -> Vec<(Bytes, Head)> {
+        let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_ref()));
+        if end.is_some_and(|end| end.as_ref() <= from) {
+            return Vec::new();
+        }
+        let rows = must(self.heads.range::<&[u8]>((Bound::Included(from), upper)));
+        rows.take(limit)
+            .map(|row| {
+                let (key, head) = must(row);
+                let key = Bytes::copy_from_slice(key.value());
+                let head = Head::decode(&key, head.value());
+                (key, head)
+            })
+            .collect()
+    }
+
+    /// The version that `head` of `key` names.
+    pub fn newest(&self, key: &[u8], head: &Head, values: bool) -> Version {
+        if !values || head.facts.tombstone {
+            return head.facts.with(Bytes::new());
+        }
+        let row = self.row(head.facts.position).unwrap_or_else(|| lost(key, head.facts.position));
+        check_key(key, &decode(head.facts.position, &row)).to_version()
+    }
+
+    /// The newest version of `key` at or below `revision`.
+    pub fn at(&self, key: &[u8], head: &Head, revision: Revision, values: bool) -> Option<Version> {
+        if head.facts.position.revision <= revision {
+            return Some(self.newest(key, head, values));
+        }
+        // Start at the first version above that has a history row, else at the newest.
+        let from = history_key(key, Position { revision: revision.saturating_add(1), sub: 0 });
+        let to = history_key(key, head.facts.position);
+        let mut rows = must(self.history.range::<&[u8]>(from.as_slice()..=to.as_slice()));
+        let mut position = rows.next().map_or(head.facts.position, |row| {
+            let (row, ()) = must(row.map(|(row, _)| (row, ())));
+            history_position(row.value())
+        });
+        loop {
+            let Some(row) = self.row(position) else {
+                // Superseded or a tombstone at the compaction, so not visible at `revision`.
+                if position.revision <= self.pruned {
+                    return None;
+                }
+                lost(key, position)
+            };
+            let row = check_key(key, &decode(position, &row));
+            if position.revision <= revision {
+                return Some(if values { row.to_version() } else { row.facts.with(Bytes::new()) });
+            }
+            position = row.previous?;
+        }
+    }
+
+    /// All versions of `key`, oldest first, as far as they are there.
+    pub fn versions(&self, key: &[u8], head: &Head) -> Vec<(Version, u8)> {
+        let mut versions = Vec::new();
+        let mut next = Some(head.facts.position);
+        while let Some(position) = next {
+            let Some(row) = self.row(position) else {
+                if position.revision <= self.pruned {
+                    break;
+                }
+                lost(key, position)
+            };
+            let row = check_key(key, &decode(position, &row));
+            versions.push((row.to_version(), row.depth));
+            next = row.previous;
+        }
+        versions.reverse();
+        versions
+    }
+
+    /// Rows of the log in order, from `from` to the end of revision `to`.
+    pub fn changes(
+        &self,
+        from: Position,
+        to: Revision,
+    ) -> impl Iterator<Item = (Position, AccessGuard<'static, &'static [u8]>)> {
+        let (low, high) = (from.encode(), Position { revision: to, sub: u32::MAX }.encode());
+        let rows = (low <= high).then(|| must(self.log.range::<&[u8; POSITION_LEN]>(&low..=&high)));
+        rows.into_iter().flatten().map(|row| {
+            let (position, row) = must(row);
+            (Position::decode(position.value()), row)
+        })
+    }
+
+    /// Keys of `span` attached to `lease`.
+    pub fn lease_keys(&self, lease: LeaseId, span: &Span) -> BTreeMap<Bytes, ()> {
+        let from = lease_key(lease, &span.start);
+        must(self.leases.range::<&[u8]>(from.as_slice()..))
+            .map(|row| must(row).0)
+            .take_while(|row| row.value().starts_with(&lease.to_be_bytes()))
+            .map(|row| Bytes::copy_from_slice(after_number(row.value())))
+            .take_while(|key| span.contains(key))
+            .map(|key| (key, ()))
+            .collect()
+    }
+
+    /// System rows of `range`.
+    pub fn system(&self, range: RangeId) -> BTreeMap<Bytes, Bytes> {
+        let from = system_key(range, b"");
+        must(self.system.range::<&[u8]>(from.as_slice()..))
+            .map(must)
+            .take_while(|(row, _)| row.value().starts_with(&range.0.to_be_bytes()))
+            .map(|(row, value)| {
+                let key = Bytes::copy_from_slice(after_number(row.value()));
+                (key, Bytes::copy_from_slice(value.value()))
+            })
+            .collect()
+    }
+
+    /// Positions of all ranges, by range.
+    pub fn applied_all(&self) -> Vec<(RangeId, Applied)> {
+        must(self.applied.range::<u64>(..))
+            .map(|row| {
+                let (range, row) = must(row);
+                let (index, term) = row.value();
+                (RangeId(range.value()), Applied { index, term })
+            })
+            .collect()
+    }
+
+    /// Position of one range.
+    pub fn applied(&self, range: RangeId) -> Option<Applied> {
+        let row = must(self.applied.get(range.0))?;
+        let (index, term) = row.value();
+        Some(Applied { index, term })
+    }
+
+    fn row(&self, position: Position) -> Option<AccessGuard<'static, &'static [u8]>> {
+        must(self.log.get(&position.encode()))
+    }
+}
+
+/// Stops the process if the state file cannot be read: unknown means stop.
+pub fn must<T, E: Into<redb::Error>>(result: std::result::Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("cannot read the state file: {}", error.into()))
+}
+
+fn decode<'a>(position: Position, row: &'a AccessGuard<'static, &'static [u8]>) -> LogRow<'a> {
+    LogRow::decode(position, row.value())
+}
+
+fn check_key<'a>(key: &[u8], row: &LogRow<'a>) -> LogRow<'a> {
+    assert!(
+        row.key == key,
+        "the state file is corrupt: the change at revision {} is of key {}, not of {}",
+        row.facts.position.revision,
+        printable(row.key),
+        printable(key)
+    );
+    *row
+}
+
+fn lost(key: &[u8], position: Position) -> ! {
+    panic!(
+        "the state file is corrupt: key {} has no change at revision {} ({})",
+        printable(key),
+        position.revision,
+        position.sub
+    )
+}
