@@ -6,10 +6,13 @@
 
 pub mod error;
 
+pub mod disk;
+
 pub mod log;
 
 pub mod state;
 
+pub use disk::{Disk, Identity, Room};
 pub use error::{Result, StorageError};
 pub use log::{LogOptions, RaftLog};
 pub use state::{Facts, Position, State, StateOptions};
