@@ -181,6 +181,8 @@ pub struct Effects {
     pub watch: Vec<WatchEffect>,
     /// After [`Input::Shutdown`]: nothing is led here any more.
     pub handed_over: bool,
+    /// More to do that needs `apply` to be visible first: ask for effects again at once.
+    pub again: bool,
     /// Addresses of nodes changed: (node, peer address).
     pub peers: Vec<(NodeId, String)>,
 }

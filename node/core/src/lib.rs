@@ -24,3 +24,25 @@ pub mod feed;
 pub mod read;
 
 pub mod eval;
+
+pub mod command;
+
+pub mod dedup;
+
+pub mod log_view;
+
+pub mod meta;
+
+pub mod sequencer;
+
+pub mod session;
+
+pub mod group;
+
+pub mod leaseholder;
+
+pub mod replica;
+
+pub mod bootstrap;
+
+pub mod status;

@@ -141,13 +141,6 @@ pub struct RoutedRequest {
 pub enum RangeRequest {
     /// A key-value operation wholly inside the range.
     Kv(Op),
-    /// The range's part of a read at a revision that the sequencer gave (multi-range reads).
-    ReadAt {
-        /// The operation, cut to the range.
-        op: Op,
-        /// The revision.
-        revision: Revision,
-    },
     /// A read from whatever the replica has.
     Stale(Op),
     /// Delete the keys attached to a lease that is being revoked.

@@ -1,0 +1,136 @@
+//! The start of a cluster: every node computes the same initial ranges and writes its part.
+//!
+//! Invariant: a pure function of its arguments; the logs start after position [`START`], so that a
+//! replica with an empty log always needs a raft snapshot and never guesses the initial state.
+
+use crate::descriptor::{NodeRecord, RangeDescriptor, ReplicaDescriptor, ReplicaKind};
+use crate::effects::{LogWrite, Persist};
+use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId};
+use crate::key::Span;
+use crate::meta::MetaState;
+use crate::replica::Replica;
+use crate::state::{Applied, ApplyBatch};
+use bytes::Bytes;
+use raft::eraftpb::HardState;
+
+/// Where every log starts.
+pub const START: Applied = Applied { index: 5, term: 5 };
+
+/// Voters of the meta range at most; further nodes get learners.
+pub const META_VOTERS_MAX: usize = 5;
+
+/// What a new cluster looks like.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The cluster's identity.
+    pub cluster: u64,
+    /// All nodes, ids from 1.
+    pub nodes: Vec<NodeRecord>,
+    /// Copies of each range.
+    pub replicas: usize,
+    /// Where the first ranges are cut, in any order.
+    pub split_keys: Vec<Bytes>,
+}
+
+impl Plan {
+    /// The initial ranges: the meta range, then the user key space.
+    pub fn ranges(&self) -> Vec<RangeDescriptor> {
+        let nodes: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let meta_replicas = nodes
+            .iter()
+            .enumerate()
+            .map(|(place, node)| ReplicaDescriptor {
+                replica: ReplicaId(place as u64 + 1),
+                node: *node,
+                kind: if place < meta_voters(nodes.len()) {
+                    ReplicaKind::Voter
+                } else {
+                    ReplicaKind::Learner
+                },
+            })
+            .collect();
+        let mut ranges = vec![RangeDescriptor {
+            id: META_RANGE,
+            span: Span { start: Bytes::new(), end: Some(Bytes::new()) },
+            generation: 1,
+            replicas: meta_replicas,
+            next_replica: nodes.len() as u64 + 1,
+        }];
+        let mut keys: Vec<Bytes> =
+            self.split_keys.iter().filter(|key| !key.is_empty()).cloned().collect();
+        keys.sort();
+        keys.dedup();
+        let starts = std::iter::once(Bytes::new()).chain(keys.iter().cloned());
+        let ends = keys.iter().cloned().map(Some).chain([None]);
+        let copies = self.replicas.min(nodes.len());
+        for (place, (start, end)) in starts.zip(ends).enumerate() {
+            // Ranks rotate, so that leaders are spread evenly; the second range starts at the
+            // second node, and the first shares the sequencer's.
+            let replicas = (0..copies)
+                .map(|rank| ReplicaDescriptor {
+                    replica: ReplicaId(rank as u64 + 1),
+                    node: nodes[(place + rank) % nodes.len()],
+                    kind: ReplicaKind::Voter,
+                })
+                .collect();
+            ranges.push(RangeDescriptor {
+                id: RangeId(place as u64 + 2),
+                span: Span { start, end },
+                generation: 1,
+                replicas,
+                next_replica: copies as u64 + 1,
+            });
+        }
+        ranges
+    }
+
+    /// What `node` has to write before its first start.
+    pub fn initial_state(&self, node: NodeId) -> (Persist, Vec<ApplyBatch>) {
+        let ranges = self.ranges();
+        let mut persist = Persist { sequence: 0, sync: true, writes: Vec::new() };
+        let mut batches = Vec::new();
+        for range in ranges.iter().filter(|range| range.replica_on(node).is_some()) {
+            persist.writes.push(initial_log(range.id, HardState::default()));
+            let mut system = Replica::initial_rows(range);
+            if range.id == META_RANGE {
+                let meta = MetaState::initial(self.cluster, self.nodes.clone(), ranges.clone());
+                system.extend(meta.all_rows());
+            }
+            batches.push(ApplyBatch {
+                range: range.id,
+                applied: START,
+                mutations: Vec::new(),
+                system,
+            });
+        }
+        (persist, batches)
+    }
+}
+
+/// How many of `nodes` vote in the meta range: an odd number, so that none is in vain.
+pub fn meta_voters(nodes: usize) -> usize {
+    let voters = nodes.min(META_VOTERS_MAX);
+    if voters % 2 == 0 && voters > 2 { voters - 1 } else { voters }
+}
+
+/// The log of a range that starts now. A vote given before by this replica is kept.
+pub fn initial_log(range: RangeId, before: HardState) -> LogWrite {
+    LogWrite {
+        range,
+        entries: Vec::new(),
+        hard_state: Some(initial_hard_state(before)),
+        truncate: Some(START),
+        destroy: false,
+    }
+}
+
+/// The hard state of a range that starts now.
+pub fn initial_hard_state(before: HardState) -> HardState {
+    let mut hard_state = before;
+    if hard_state.term < START.term {
+        hard_state.term = START.term;
+        hard_state.vote = 0;
+    }
+    hard_state.commit = START.index;
+    hard_state
+}

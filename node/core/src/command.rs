@@ -1,0 +1,169 @@
+//! What the log of a range may hold.
+//!
+//! Encoding: a version byte, then postcard. Variants are only ever appended. An entry that cannot
+//! be decoded stops the node: skipping it would let replicas differ.
+
+use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
+use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
+use crate::key::Span;
+use crate::request::{AlarmAction, AlarmKind};
+use crate::state::Mutation;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Version of the encoding below.
+pub const ENTRY_VERSION: u8 = 1;
+
+/// One entry of a range's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// Commands of clients, in revision order.
+    Commands(Vec<Command>),
+    /// Cut the range at `key`.
+    Split {
+        /// The request it answers.
+        id: RequestId,
+        /// First key of the new range.
+        key: Bytes,
+        /// The new range.
+        child: RangeId,
+        /// The parent's generation before.
+        generation: u64,
+    },
+    /// Changes of the meta range.
+    Meta(Vec<MetaEntry>),
+}
+
+/// One client command, complete: applying it needs no reads (but for [`Change::DeleteSpan`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// For exactly-once.
+    pub id: RequestId,
+    /// Every sequence of this gateway below this has been settled.
+    pub settled_below: u64,
+    /// The granted revision.
+    pub revision: Revision,
+    /// What it changes.
+    pub change: Change,
+}
+
+/// What a command changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// These keys.
+    Keys(Vec<Mutation>),
+    /// Every live key in the span.
+    DeleteSpan(Span),
+}
+
+/// One change of the meta range, with the request it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaEntry {
+    /// For exactly-once; the default id for changes that the sequencer makes by itself.
+    pub id: RequestId,
+    /// The change.
+    pub change: MetaChange,
+}
+
+/// Changes of the meta range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaChange {
+    /// The sequencer may grant up to `end`.
+    Reserve {
+        /// Last revision of the block.
+        end: Revision,
+    },
+    /// The sequencer stops granting; its successor goes on exactly here.
+    Handover {
+        /// Next revision.
+        next: Revision,
+    },
+    /// A range has a new leader or descriptor.
+    Register {
+        /// What the leader has applied.
+        descriptor: RangeDescriptor,
+        /// Its term.
+        term: Term,
+        /// Its node.
+        node: NodeId,
+        /// The range this one was cut from, with its generation after the cut.
+        parent: Option<(RangeId, u64)>,
+    },
+    /// A new node.
+    Join {
+        /// What it said of itself (its id is chosen when applied).
+        record: NodeRecord,
+        /// Random number of the attempt.
+        nonce: u64,
+    },
+    /// A known node started.
+    Announce(NodeRecord),
+    /// A node's state changed.
+    SetNodeState {
+        /// The node.
+        node: NodeId,
+        /// Its state from now on.
+        state: NodeState,
+    },
+    /// Allocate a range id.
+    AllocateRange,
+    /// Make a lease.
+    LeaseGrant {
+        /// Its id.
+        id: LeaseId,
+        /// Seconds.
+        ttl: i64,
+    },
+    /// From now on nothing attaches to the lease; its keys are being deleted.
+    LeaseRevoking {
+        /// Its id.
+        id: LeaseId,
+    },
+    /// All keys of the lease are deleted.
+    LeaseRemoved {
+        /// Its id.
+        id: LeaseId,
+    },
+    /// Keys of the range may attach to the lease from now on.
+    LeaseAttach {
+        /// The lease.
+        id: LeaseId,
+        /// The range.
+        range: RangeId,
+    },
+    /// Forget history below `revision`.
+    Compact {
+        /// It.
+        revision: Revision,
+    },
+    /// Alarms.
+    Alarm {
+        /// What to do.
+        action: AlarmAction,
+        /// The node; 0 is all.
+        member: u64,
+        /// The kind.
+        alarm: AlarmKind,
+    },
+}
+
+impl Entry {
+    /// The durable bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![ENTRY_VERSION]).expect("entries have no unencodable parts")
+    }
+
+    /// Reads the durable bytes.
+    ///
+    /// # Errors
+    /// A version or content that this build does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        match bytes.split_first() {
+            Some((&ENTRY_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| format!("malformed log entry: {error}"))
+            }
+            Some((version, _)) => Err(format!("log entry version {version} is not known")),
+            None => Err("empty log entry".to_owned()),
+        }
+    }
+}

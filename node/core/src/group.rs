@@ -1,0 +1,404 @@
+//! One member of one Raft group: the raft library plus the bookkeeping that keeps its contract.
+//!
+//! Invariants (raft 0.7): between `ready` and `advance` nothing else touches the raft node; new
+//! entries are readable through the log view before `advance`; messages of a follower or candidate
+//! leave only after everything they speak of is durable; a raft snapshot is installed before the
+//! node goes on.
+
+use crate::effects::{LogReads, LogWrite, ReplicaBoot};
+use crate::ids::{Index, RangeId, ReplicaId, Term};
+use crate::log_view::LogView;
+use crate::state::Applied;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot};
+use raft::{RawNode, ReadState, Ready, StateRole, Storage};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Entries of one append message, in bytes.
+const APPEND_BYTES_MAX: u64 = 1 << 20;
+/// Append messages under way to a follower.
+const INFLIGHT_MAX: usize = 256;
+/// Bytes of entries proposed and not committed; beyond it proposals are refused.
+const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of committed entries handed out at a time.
+const COMMITTED_BYTES_MAX: u64 = 8 << 20;
+
+/// What the raft library brought in a turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// May leave now.
+    pub messages: Vec<Message>,
+    /// Must be made durable, under the sequence number given to [`Group::turn`].
+    pub write: Option<LogWrite>,
+    /// To apply, in order.
+    pub committed: Vec<Entry>,
+    /// Quorum rounds confirmed.
+    pub reads: Vec<ReadState>,
+    /// A raft snapshot to install; the group stands still until [`Group::installed`].
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Something that waits for the disk.
+struct Outstanding {
+    sequence: u64,
+    ready: u64,
+    last_entry: Option<Index>,
+    messages: Vec<Message>,
+}
+
+/// See the module.
+pub struct Group {
+    range: RangeId,
+    me: ReplicaId,
+    raft: RawNode<LogView>,
+    outstanding: VecDeque<Outstanding>,
+    persisted: Index,
+    installing: Option<Ready>,
+    election_ticks: usize,
+}
+
+impl Group {
+    /// Continues from what is on disk.
+    pub fn new(
+        me: ReplicaId,
+        boot: ReplicaBoot,
+        conf_state: ConfState,
+        reader: Arc<dyn LogReads>,
+        election_ticks: usize,
+    ) -> Self {
+        let ReplicaBoot { range, mut hard_state, mut truncated, mut last_index, applied } = boot;
+        if applied.index > last_index {
+            // A raft snapshot was installed and the log was not told before a crash.
+            truncated = applied;
+            last_index = applied.index;
+        }
+        hard_state.commit = hard_state.commit.max(applied.index).min(last_index);
+        hard_state.term = hard_state.term.max(applied.term);
+        let view = LogView::new(range, reader, truncated, last_index, hard_state, conf_state);
+        let config = raft::Config {
+            id: me.0,
+            election_tick: election_ticks,
+            heartbeat_tick: 1,
+            applied: applied.index,
+            max_size_per_msg: APPEND_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raft = RawNode::new(&config, view, &logger)
+            .expect("the configuration is valid and the log view cannot fail");
+        let mut group = Self {
+            range,
+            me,
+            raft,
+            outstanding: VecDeque::new(),
+            persisted: last_index,
+            installing: None,
+            election_ticks,
+        };
+        group.settle_timeout(0);
+        group
+    }
+
+    /// The raft library draws election timeouts from a random source of its own; every replay must
+    /// be the same, so the timeout is a function of who we are. Lower ranks come first.
+    pub fn settle_timeout(&mut self, rank: usize) {
+        let mixed = (self.range.0 ^ self.raft.raft.term.rotate_left(17))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            >> 62;
+        let extra = (rank * 2 + mixed as usize % 2).min(self.election_ticks - 1);
+        self.raft.raft.set_randomized_election_timeout(self.election_ticks + extra);
+    }
+
+    /// This replica.
+    pub fn me(&self) -> ReplicaId {
+        self.me
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.raft.raft.term
+    }
+
+    /// True if this replica leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.raft.state == StateRole::Leader
+    }
+
+    /// The leader, as far as known.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        match self.raft.raft.leader_id {
+            raft::INVALID_ID => None,
+            id => Some(ReplicaId(id)),
+        }
+    }
+
+    /// The committed index.
+    pub fn committed(&self) -> Index {
+        self.raft.raft.raft_log.committed
+    }
+
+    /// The last index of the log.
+    pub fn last_index(&self) -> Index {
+        self.raft.raft.raft_log.last_index()
+    }
+
+    /// The log as kept for the raft library.
+    pub fn log(&self) -> &LogView {
+        self.raft.store()
+    }
+
+    /// The log as kept for the raft library.
+    pub fn log_mut(&mut self) -> &mut LogView {
+        self.raft.mut_store()
+    }
+
+    /// True while a raft snapshot is being installed: nothing may be asked of the group.
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// For each other member: (replica, matched index, heard of lately, is in need of a snapshot).
+    pub fn progress(&self) -> Vec<(ReplicaId, Index, bool, bool)> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        self.raft
+            .raft
+            .prs()
+            .iter()
+            .map(|(id, progress)| {
+                (
+                    ReplicaId(*id),
+                    progress.matched,
+                    progress.recent_active,
+                    progress.state == raft::ProgressState::Snapshot,
+                )
+            })
+            .collect()
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self) {
+        if self.installing.is_none() {
+            self.raft.tick();
+        }
+    }
+
+    /// Stand for election now.
+    pub fn campaign(&mut self) {
+        if self.installing.is_none() && !self.is_leader() {
+            // The only error is "no such message while a configuration change is pending".
+            if self.raft.campaign().is_err() {}
+        }
+    }
+
+    /// The leader is known to be gone: do not protect it from elections any longer.
+    pub fn forget_leader(&mut self) {
+        if self.installing.is_none()
+            && !self.is_leader()
+            && self.raft.raft.leader_id != raft::INVALID_ID
+        {
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        }
+    }
+
+    /// A message from another member.
+    pub fn step(&mut self, message: Message) {
+        if self.installing.is_some() {
+            return;
+        }
+        // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
+        if self.raft.step(message).is_err() {}
+    }
+
+    /// Proposes an entry. False: refused for now.
+    pub fn propose(&mut self, data: Vec<u8>) -> bool {
+        self.installing.is_none() && self.raft.propose(Vec::new(), data).is_ok()
+    }
+
+    /// Proposes a change of members.
+    pub fn propose_change(&mut self, context: Vec<u8>, change: ConfChangeV2) -> bool {
+        self.installing.is_none() && self.raft.propose_conf_change(context, change).is_ok()
+    }
+
+    /// A change of members was applied.
+    pub fn apply_change(&mut self, change: &ConfChangeV2) -> ConfState {
+        let state = self
+            .raft
+            .apply_conf_change(change)
+            .expect("a committed change of members is valid: it was checked when proposed");
+        self.raft.mut_store().set_conf_state(state.clone());
+        state
+    }
+
+    /// Starts a quorum round that confirms leadership.
+    pub fn confirm(&mut self, round: u64) {
+        if self.installing.is_none() {
+            self.raft.read_index(round.to_be_bytes().to_vec());
+        }
+    }
+
+    /// Hands leadership to another member.
+    pub fn transfer(&mut self, to: ReplicaId) {
+        if self.installing.is_none() {
+            self.raft.transfer_leader(to.0);
+        }
+    }
+
+    /// True while a hand-over is under way.
+    pub fn is_transferring(&self) -> bool {
+        self.raft.raft.lead_transferee.is_some()
+    }
+
+    /// Gives up a hand-over that did not happen.
+    pub fn abort_transfer(&mut self) {
+        self.raft.raft.abort_leader_transfer();
+    }
+
+    /// A member cannot be reached.
+    pub fn unreachable(&mut self, replica: ReplicaId) {
+        if self.installing.is_none() {
+            self.raft.report_unreachable(replica.0);
+        }
+    }
+
+    /// How a raft snapshot stream ended.
+    pub fn snapshot_sent(&mut self, to: ReplicaId, ok: bool) {
+        if self.installing.is_none() {
+            let status =
+                if ok { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+            self.raft.report_snapshot(to.0, status);
+        }
+    }
+
+    /// Everything up to here was applied.
+    pub fn applied(&mut self, index: Index) {
+        self.raft.advance_apply_to(index);
+    }
+
+    /// Collects what there is to do. `sequence` names the write, if there is one.
+    pub fn turn(&mut self, sequence: u64) -> Option<Turn> {
+        if self.installing.is_some() || !self.raft.has_ready() {
+            return None;
+        }
+        let mut ready = self.raft.ready();
+        let mut turn = Turn {
+            messages: ready.take_messages(),
+            committed: ready.take_committed_entries(),
+            reads: ready.take_read_states(),
+            ..Turn::default()
+        };
+        if !ready.snapshot().is_empty() {
+            turn.snapshot = Some(ready.snapshot().clone());
+            self.installing = Some(ready);
+            return Some(turn);
+        }
+        self.advance(ready, sequence, None, &mut turn);
+        Some(turn)
+    }
+
+    /// The raft snapshot is installed and durable in the state.
+    pub fn installed(&mut self, sequence: u64) -> Option<(Applied, Turn)> {
+        let ready = self.installing.take()?;
+        let meta = ready.snapshot().get_metadata();
+        let position = Applied { index: meta.index, term: meta.term };
+        let conf_state = meta.get_conf_state().clone();
+        self.raft.mut_store().reset_to(position, conf_state);
+        let mut turn = Turn::default();
+        self.advance(ready, sequence, Some(position), &mut turn);
+        self.raft.advance_apply_to(position.index);
+        Some((position, turn))
+    }
+
+    fn advance(
+        &mut self,
+        mut ready: Ready,
+        sequence: u64,
+        truncate: Option<Applied>,
+        turn: &mut Turn,
+    ) {
+        let entries = ready.take_entries();
+        // A changed commit index alone need not be written: it is found again.
+        let hard_state = ready.hs().cloned();
+        let must_write = ready.must_sync() || !entries.is_empty() || truncate.is_some();
+        let held = ready.take_persisted_messages();
+        let number = ready.number();
+        if let Some(hard_state) = &hard_state {
+            self.raft.mut_store().set_hard_state(hard_state.clone());
+        }
+        self.raft.mut_store().append(&entries);
+        let last_entry = entries.last().map(|entry| entry.index);
+        self.raft.advance_append_async(ready);
+        if must_write {
+            let hard_state = hard_state.or_else(|| Some(self.full_hard_state()));
+            turn.write =
+                Some(LogWrite { range: self.range, entries, hard_state, truncate, destroy: false });
+            self.outstanding.push_back(Outstanding {
+                sequence,
+                ready: number,
+                last_entry: last_entry.or(truncate.map(|position| position.index)),
+                messages: held,
+            });
+        } else if let Some(last) = self.outstanding.back_mut() {
+            last.ready = number;
+            last.messages.extend(held);
+        } else {
+            self.raft.on_persist_ready(number);
+            turn.messages.extend(held);
+        }
+    }
+
+    fn full_hard_state(&self) -> HardState {
+        self.raft.store().initial_state().expect("the log view cannot fail").hard_state
+    }
+
+    /// Writes up to `sequence` are durable: gives the messages that waited for them.
+    pub fn persisted(&mut self, sequence: u64) -> Vec<Message> {
+        let mut released = Vec::new();
+        while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence) {
+            let done = self.outstanding.pop_front().expect("checked above");
+            self.raft.on_persist_ready(done.ready);
+            if let Some(index) = done.last_entry {
+                self.persisted = index;
+            }
+            released.extend(done.messages);
+        }
+        let persisted = self.persisted;
+        self.raft.mut_store().shrink(persisted);
+        released
+    }
+
+    /// True if nothing waits for the disk and nothing is left to do.
+    pub fn is_quiet(&self) -> bool {
+        self.outstanding.is_empty() && self.installing.is_none() && !self.raft.has_ready()
+    }
+
+    /// True if every member has everything.
+    pub fn all_caught_up(&self, applied: Index) -> bool {
+        let last = self.last_index();
+        self.is_leader()
+            && applied == last
+            && self.committed() == last
+            && self.raft.raft.prs().iter().all(|(_, progress)| progress.matched == last)
+    }
+}
+
+/// Encodes a raft message for the wire.
+pub fn encode_raft(message: &Message) -> bytes::Bytes {
+    message.write_to_bytes().expect("a raft message can be encoded").into()
+}
+
+/// Decodes a raft message from the wire.
+///
+/// # Errors
+/// Bytes that are not a raft message.
+pub fn decode_raft(data: &[u8]) -> Result<Message, String> {
+    Message::parse_from_bytes(data).map_err(|error| format!("malformed raft message: {error}"))
+}

@@ -1,0 +1,592 @@
+//! What the holder of a range lease does with requests: evaluates them in arrival order through
+//! an overlay of everything queued and proposed, asks for revisions, proposes in revision order,
+//! answers when applied.
+//!
+//! ```text
+//!   arrive ─► plan ─► ask the sequencer ─► granted ─► proposed ─► applied ─► answer
+//!                └──► (no change) ask "current" ──────────────────► read at S ─► answer
+//! ```
+//!
+//! Invariants: the order of planning is the order of questions to the sequencer, so revision order,
+//! so log order; a read at S is given only when every command at or below S is applied; what was
+//! planned on top of a command that is refused is planned again.
+
+use crate::command::{Change, Command};
+use crate::dedup::{Dedup, Seen};
+use crate::error::{Error, Misrouted};
+use crate::eval::{self, Overlay, PENDING_BASE, Plan, PlanBase};
+use crate::ids::{NodeId, RequestId, Revision};
+use crate::key::Span;
+use crate::message::{InternalReply, Outcome, SequencerItemKind, SequencerReply};
+use crate::read::ReadWork;
+use crate::request::{Op, OpResult, Response};
+use crate::state::{Mutation, StateReads};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Commands of one range that are planned and not applied.
+const PENDING_MAX: usize = 8192;
+/// Their bytes.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+/// Requests that wait while the pipeline has to run dry.
+const BLOCKED_MAX: usize = 8192;
+/// Bytes of commands in one log entry.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asker {
+    /// This node's router, under this sequence number.
+    Local(u64),
+    /// Another node's router.
+    Remote {
+        /// The node.
+        node: NodeId,
+        /// Its name for the request.
+        token: u64,
+    },
+    /// Nobody.
+    Nobody,
+}
+
+/// What an operation on a range comes down to here.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// A client's operation.
+    Op(Op),
+    /// Delete the keys attached to a client lease.
+    RevokeLease(i64),
+}
+
+/// A request being carried out.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Who asked.
+    pub asker: Asker,
+    /// For exactly-once.
+    pub id: RequestId,
+    /// As in the request.
+    pub settled_below: u64,
+    /// What to do.
+    pub work: Work,
+}
+
+/// Comes back from the sequencer's stream with the answer.
+#[derive(Debug)]
+pub enum Cookie {
+    /// A revision for the command with this number.
+    Write(u64),
+    /// The current revision, to read at.
+    Read(Asker, Op),
+    /// The current revision, to plan again with.
+    Probe(Asked),
+    /// The current revision, as the range's watermark.
+    Watermark,
+}
+
+/// What comes out; the node takes it after each call.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// Questions to the sequencer, in order.
+    pub questions: Vec<(SequencerItemKind, Cookie)>,
+    /// Answers.
+    pub outcomes: Vec<(Asker, Outcome)>,
+    /// Reads for the edge.
+    pub reads: Vec<(Asker, ReadWork)>,
+}
+
+impl Out {
+    fn done(&mut self, asker: Asker, result: Result<Response, Error>) {
+        self.outcomes.push((asker, Outcome::Done(result)));
+    }
+
+    /// The request was not taken.
+    pub fn misrouted(&mut self, asker: Asker, reason: Misrouted) {
+        self.outcomes.push((asker, Outcome::Misrouted { reason, descriptors: Vec::new() }));
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    number: u64,
+    asked: Asked,
+    /// Others that ask the same (a repeated delivery).
+    also: Vec<Asker>,
+    change: Change,
+    answer: Option<OpResult>,
+    revision: Option<Revision>,
+    proposed: bool,
+    size: usize,
+}
+
+/// A read at S that waits for commands at or below S.
+#[derive(Debug)]
+struct WaitingRead {
+    after: u64,
+    revision: Revision,
+    asker: Asker,
+    op: Op,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Leaseholder {
+    next_number: u64,
+    pending: VecDeque<Pending>,
+    bytes: usize,
+    by_id: BTreeMap<RequestId, u64>,
+    overlay: Overlay,
+    /// Revisions of the latest granted commands, for placeholders in later ones.
+    granted: BTreeMap<u64, Revision>,
+    reads: VecDeque<WaitingRead>,
+    /// Requests that wait for an empty pipeline, the first of which needs it.
+    blocked: VecDeque<Asked>,
+    /// The newest revision that answered one of this range's questions.
+    watermark: Revision,
+}
+
+/// What a leaseholder needs to see while it works.
+pub struct View<'a> {
+    /// The applied state.
+    pub state: &'a dyn StateReads,
+    /// What the range has carried out.
+    pub dedup: &'a Dedup,
+    /// The range's keys.
+    pub span: &'a Span,
+    /// The newest revision heard of.
+    pub known: Revision,
+    /// History below this is gone.
+    pub compacted: Revision,
+    /// This node is out of room.
+    pub full: bool,
+}
+
+impl Leaseholder {
+    /// Number of commands not applied yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// True if nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.reads.is_empty() && self.blocked.is_empty()
+    }
+
+    /// A request.
+    pub fn ask(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
+        if !self.blocked.is_empty() || self.is_barred() {
+            if self.blocked.len() >= BLOCKED_MAX {
+                return out.misrouted(asked.asker, Misrouted::Busy);
+            }
+            self.blocked.push_back(asked);
+            return;
+        }
+        self.admit(asked, false, view, out);
+    }
+
+    fn admit(&mut self, asked: Asked, confirmed: bool, view: &View<'_>, out: &mut Out) {
+        let Work::Op(op) = &asked.work else {
+            return self.plan_revoke(asked, view, out);
+        };
+        if !op.spans().iter().all(|span| view.span.covers(span)) {
+            return out.misrouted(asked.asker, Misrouted::RangeMoved);
+        }
+        if op.is_read_only() {
+            let Work::Op(op) = asked.work else { unreachable!("matched above") };
+            out.questions.push((SequencerItemKind::Read, Cookie::Read(asked.asker, op)));
+            return;
+        }
+        match view.dedup.seen(asked.id) {
+            Seen::Done(revision) => {
+                let Work::Op(op) = asked.work else { unreachable!("matched above") };
+                out.reads.push((asked.asker, ReadWork::Replay { op, revision }));
+                return;
+            }
+            // Nobody waits for it any more.
+            Seen::Stale => return,
+            Seen::New => {}
+        }
+        if let Some(index) = self.by_id.get(&asked.id).and_then(|number| self.index(*number)) {
+            self.pending[index].also.push(asked.asker);
+            return;
+        }
+        if self.pending.len() >= PENDING_MAX || self.bytes > PENDING_BYTES_MAX {
+            return out.misrouted(asked.asker, Misrouted::Busy);
+        }
+        self.plan(asked, confirmed, view, out);
+    }
+
+    fn plan(&mut self, asked: Asked, confirmed: bool, view: &View<'_>, out: &mut Out) {
+        let Work::Op(op) = &asked.work else { unreachable!("lease deletions have their own plan") };
+        let base = PlanBase {
+            placeholder: PENDING_BASE + self.next_number as Revision,
+            known: view.known,
+            confirmed,
+            compacted: view.compacted,
+            overlay: &self.overlay,
+        };
+        match eval::plan(op, base, view.state) {
+            Ok(Plan::Write(planned)) => {
+                if view.full && grows(&planned.mutations) {
+                    return out.done(asked.asker, Err(Error::NoSpace));
+                }
+                self.push(
+                    asked,
+                    Change::Keys(planned.mutations),
+                    planned.answer,
+                    planned.leases,
+                    out,
+                );
+            }
+            // A refusal depends on the state as much as a read does, so it is decided at a
+            // confirmed revision too.
+            Ok(Plan::NoChange) | Err(_) => {
+                let Work::Op(op) = asked.work else { unreachable!("matched above") };
+                out.questions.push((SequencerItemKind::Read, Cookie::Read(asked.asker, op)));
+            }
+            Ok(Plan::Park) => {
+                out.questions.push((SequencerItemKind::Read, Cookie::Probe(asked)));
+            }
+            Ok(Plan::TooManyDeletes) => {
+                if self.pending.is_empty() {
+                    self.plan_span_delete(asked, out);
+                } else {
+                    self.blocked.push_back(asked);
+                }
+            }
+        }
+    }
+
+    /// With an empty pipeline, a large deletion goes into the log as its span.
+    fn plan_span_delete(&mut self, asked: Asked, out: &mut Out) {
+        match &asked.work {
+            Work::Op(Op::Delete(delete)) => {
+                let span = Span::from_etcd(&delete.key, &delete.range_end);
+                self.push(asked, Change::DeleteSpan(span), None, Vec::new(), out);
+            }
+            Work::Op(_) | Work::RevokeLease(_) => out.done(asked.asker, Err(Error::TooLarge)),
+        }
+    }
+
+    fn plan_revoke(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
+        let Work::RevokeLease(lease) = asked.work else { unreachable!("called for these only") };
+        match view.dedup.seen(asked.id) {
+            Seen::Done(revision) => {
+                return out.done(asked.asker, Ok(Response::LeaseRevoke { revision }));
+            }
+            Seen::Stale => return,
+            Seen::New => {}
+        }
+        if self.by_id.contains_key(&asked.id) {
+            return;
+        }
+        // Pending commands may attach or detach keys: let them be applied first.
+        if !self.pending.is_empty() {
+            self.blocked.push_back(asked);
+            return;
+        }
+        let revision = PENDING_BASE + self.next_number as Revision;
+        let mut mutations: Vec<Mutation> = Vec::new();
+        for key in view.state.lease_keys(lease, view.span) {
+            if let Some(version) = view.state.latest(&key).filter(|v| v.value.is_some()) {
+                let sub = mutations.len() as u32;
+                mutations.push(eval::tombstone(key, &version, revision, sub));
+            }
+        }
+        if mutations.is_empty() {
+            return out.done(asked.asker, Ok(Response::LeaseRevoke { revision: 0 }));
+        }
+        self.push(asked, Change::Keys(mutations), None, Vec::new(), out);
+    }
+
+    fn push(
+        &mut self,
+        asked: Asked,
+        change: Change,
+        answer: Option<OpResult>,
+        leases: Vec<i64>,
+        out: &mut Out,
+    ) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let size = change_size(&change);
+        if let Change::Keys(mutations) = &change {
+            self.overlay.insert(mutations);
+        }
+        self.bytes += size;
+        self.by_id.insert(asked.id, number);
+        self.pending.push_back(Pending {
+            number,
+            asked,
+            also: Vec::new(),
+            change,
+            answer,
+            revision: None,
+            proposed: false,
+            size,
+        });
+        out.questions.push((SequencerItemKind::Grant { leases }, Cookie::Write(number)));
+    }
+
+    /// The sequencer answered one of this range's questions (of the current term).
+    pub fn answered(
+        &mut self,
+        cookie: Cookie,
+        reply: SequencerReply,
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
+        match (cookie, reply) {
+            (Cookie::Write(number), SequencerReply::Granted(revision)) => {
+                self.grant(number, revision);
+            }
+            (Cookie::Write(number), SequencerReply::LeaseNotFound) => {
+                self.refuse(number, view, out);
+            }
+            (Cookie::Read(asker, op), SequencerReply::Current(revision)) => {
+                self.watermark = revision;
+                self.read_at(asker, op, revision, view, out);
+            }
+            (Cookie::Probe(asked), SequencerReply::Current(_)) => {
+                self.admit(asked, true, view, out);
+            }
+            (Cookie::Watermark, SequencerReply::Current(revision)) => self.watermark = revision,
+            // Fenced: another leader is registered; the node takes the lease away.
+            (_, _) => {}
+        }
+    }
+
+    fn grant(&mut self, number: u64, revision: Revision) {
+        let Some(index) = self.index(number) else { return };
+        let pending = &mut self.pending[index];
+        let placeholder = PENDING_BASE + number as Revision;
+        if let Change::Keys(mutations) = &mut pending.change {
+            for mutation in mutations.iter_mut() {
+                mutation.version.mod_revision = revision;
+                if mutation.version.create_revision >= PENDING_BASE {
+                    let creator = (mutation.version.create_revision - PENDING_BASE) as u64;
+                    mutation.version.create_revision = if creator == number {
+                        revision
+                    } else {
+                        *self.granted.get(&creator).expect("grants come in the order of planning")
+                    };
+                }
+            }
+            self.overlay.settle(placeholder, mutations, revision);
+        }
+        if let Some(answer) = &mut pending.answer {
+            eval::settle_answer(answer, revision);
+        }
+        pending.revision = Some(revision);
+        self.watermark = revision;
+        self.granted.insert(number, revision);
+        while self.granted.len() > 2 * PENDING_MAX {
+            self.granted.pop_first();
+        }
+    }
+
+    /// A command was refused: what was planned after it has to be planned again.
+    fn refuse(&mut self, number: u64, view: &View<'_>, out: &mut Out) {
+        let Some(index) = self.index(number) else { return };
+        let mut again: Vec<Pending> = self.pending.drain(index..).collect();
+        let refused = again.remove(0);
+        self.overlay.clear();
+        for pending in &self.pending {
+            if let Change::Keys(mutations) = &pending.change {
+                self.overlay.insert(mutations);
+            }
+        }
+        // Numbers of dropped commands are not used again: late answers do not find them.
+        self.forget(&refused);
+        for asker in refused.also.iter().copied().chain([refused.asked.asker]) {
+            out.done(asker, Err(Error::LeaseNotFound));
+        }
+        for pending in &again {
+            self.forget(pending);
+        }
+        for pending in again {
+            self.admit(pending.asked, false, view, out);
+        }
+    }
+
+    /// Where the command with this number is. Numbers grow, but dropped ones leave gaps.
+    fn index(&self, number: u64) -> Option<usize> {
+        self.pending.binary_search_by_key(&number, |pending| pending.number).ok()
+    }
+
+    /// True while a command is pending whose changes the overlay cannot show.
+    fn is_barred(&self) -> bool {
+        self.pending.back().is_some_and(|last| matches!(last.change, Change::DeleteSpan(_)))
+    }
+
+    fn forget(&mut self, pending: &Pending) {
+        self.bytes -= pending.size;
+        self.by_id.remove(&pending.asked.id);
+    }
+
+    fn read_at(
+        &mut self,
+        asker: Asker,
+        op: Op,
+        revision: Revision,
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
+        let last_granted =
+            self.pending.iter().rev().find(|p| p.revision.is_some()).map(|p| p.number);
+        match last_granted {
+            Some(after) => {
+                self.reads.push_back(WaitingRead { after, revision, asker, op });
+            }
+            None => {
+                out.reads.push((asker, ReadWork::At { op, revision, compacted: view.compacted }));
+            }
+        }
+    }
+
+    /// Commands to propose now, in revision order, grouped into entries.
+    pub fn take_proposals(&mut self) -> Vec<Vec<Command>> {
+        let mut entries: Vec<Vec<Command>> = Vec::new();
+        let mut bytes = usize::MAX;
+        let start = self.pending.partition_point(|pending| pending.proposed);
+        for pending in self.pending.range_mut(start..) {
+            let Some(revision) = pending.revision else { break };
+            pending.proposed = true;
+            if bytes.saturating_add(pending.size) > ENTRY_BYTES_MAX {
+                entries.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += pending.size;
+            entries.last_mut().expect("pushed above").push(Command {
+                id: pending.asked.id,
+                settled_below: pending.asked.settled_below,
+                revision,
+                change: pending.change.clone(),
+            });
+        }
+        entries
+    }
+
+    /// A command of this term was applied; `mutations` is what it changed.
+    pub fn applied(
+        &mut self,
+        revision: Revision,
+        mutations: &[Mutation],
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
+        if self.pending.front().is_none_or(|first| first.revision != Some(revision)) {
+            return;
+        }
+        let done = self.pending.pop_front().expect("checked above");
+        self.forget(&done);
+        self.overlay.remove_applied(mutations);
+        for asker in done.also.iter().copied().chain([done.asked.asker]) {
+            match (&done.asked.work, &done.answer) {
+                (Work::RevokeLease(_), _) => {
+                    out.done(asker, Ok(Response::LeaseRevoke { revision }));
+                }
+                (Work::Op(_), Some(answer)) => {
+                    out.done(asker, Ok(Response::Kv { revision, result: answer.clone() }));
+                }
+                (Work::Op(Op::Delete(delete)), None) if !delete.prev_kv => {
+                    let result =
+                        OpResult::Delete { deleted: mutations.len() as i64, prev_kvs: Vec::new() };
+                    out.done(asker, Ok(Response::Kv { revision, result }));
+                }
+                (Work::Op(op), None) => {
+                    out.reads.push((asker, ReadWork::Replay { op: op.clone(), revision }));
+                }
+            }
+        }
+        while self.reads.front().is_some_and(|read| read.after <= done.number) {
+            let read = self.reads.pop_front().expect("checked above");
+            out.reads.push((
+                read.asker,
+                ReadWork::At { op: read.op, revision: read.revision, compacted: view.compacted },
+            ));
+        }
+    }
+
+    /// Requests that waited for an empty pipeline. To be called after the state shows what was
+    /// applied.
+    pub fn unblock(&mut self, view: &View<'_>, out: &mut Out) {
+        while self.pending.is_empty() {
+            let Some(asked) = self.blocked.pop_front() else { return };
+            self.admit(asked, false, view, out);
+        }
+        // Others may follow as long as none needs the pipeline empty again.
+        while self.blocked.front().is_some_and(|asked| matches!(asked.work, Work::Op(_)))
+            && self.pending.len() < PENDING_MAX
+            && !self.is_barred()
+        {
+            let asked = self.blocked.pop_front().expect("checked above");
+            let waiting = self.blocked.len();
+            self.admit(asked, false, view, out);
+            if self.blocked.len() > waiting {
+                // It went to the back; it belongs to the front.
+                self.blocked.rotate_right(1);
+                return;
+            }
+        }
+    }
+
+    /// The watermark: nothing at or below it will be written in this range any more.
+    pub fn watermark(&self) -> Revision {
+        match self.pending.front().and_then(|first| first.revision) {
+            Some(oldest) => self.watermark.min(oldest - 1),
+            None => self.watermark,
+        }
+    }
+
+    /// The lease is gone: everybody has to ask elsewhere.
+    pub fn abandon(&mut self, hint: Option<NodeId>, out: &mut Out) {
+        let reason = Misrouted::NotLeaseholder { hint };
+        for pending in self.pending.drain(..) {
+            for asker in pending.also.iter().copied().chain([pending.asked.asker]) {
+                out.misrouted(asker, reason.clone());
+            }
+        }
+        for read in self.reads.drain(..) {
+            out.misrouted(read.asker, reason.clone());
+        }
+        for asked in self.blocked.drain(..) {
+            out.misrouted(asked.asker, reason.clone());
+        }
+        self.by_id.clear();
+        self.overlay.clear();
+        self.granted.clear();
+        self.bytes = 0;
+        self.watermark = 0;
+    }
+}
+
+/// A late answer whose range lost its lease meanwhile.
+pub fn refuse_cookie(cookie: Cookie, hint: Option<NodeId>, out: &mut Out) {
+    let reason = Misrouted::NotLeaseholder { hint };
+    match cookie {
+        Cookie::Read(asker, _) => out.misrouted(asker, reason),
+        Cookie::Probe(asked) => out.misrouted(asked.asker, reason),
+        // Its asker was told when the lease went.
+        Cookie::Write(_) | Cookie::Watermark => {}
+    }
+}
+
+/// An internal "done" for an asker.
+pub fn ok(asker: Asker) -> (Asker, Outcome) {
+    (asker, Outcome::Internal(InternalReply::Ok))
+}
+
+fn change_size(change: &Change) -> usize {
+    match change {
+        Change::Keys(mutations) => mutations
+            .iter()
+            .map(|m| m.key.len() + m.version.value.as_ref().map_or(0, bytes::Bytes::len) + 48)
+            .sum(),
+        Change::DeleteSpan(_) => 64,
+    }
+}
+
+/// True if it writes any value, so that a full disk must refuse it.
+fn grows(mutations: &[Mutation]) -> bool {
+    mutations.iter().any(|mutation| mutation.version.value.is_some())
+}

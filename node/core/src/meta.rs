@@ -1,0 +1,440 @@
+//! The state of the meta range: nodes, directory, registrations, client leases, compaction.
+//!
+//! Every node has a replica of the meta range, so this state is also the routing directory of its
+//! gateway. It may lag; what it says is a hint for routing, and a fact only at the sequencer.
+//!
+//! Invariants: changed only by applying log entries, in the same way on every replica; a range's
+//! registered term never goes back; node and range ids are never given twice.
+
+use crate::command::{MetaChange, MetaEntry};
+use crate::descriptor::{GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
+use crate::error::Error;
+use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision};
+use crate::message::InternalReply;
+use crate::request::{AlarmAction, AlarmKind, Response};
+use crate::state::SystemRow;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+/// Answers of past changes that are remembered for repeated requests. Only what is still under way
+/// at a gateway can be repeated; this is far more than a gateway has under way for the meta range.
+const ANSWERS_MAX: u64 = 1024;
+
+/// A client lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// Seconds granted.
+    pub ttl: i64,
+    /// Its keys are being deleted; nothing attaches any more.
+    pub revoking: bool,
+    /// Ranges that may hold keys attached to it.
+    pub ranges: BTreeSet<RangeId>,
+}
+
+/// The answer to a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaAnswer {
+    /// For a client.
+    Client(Result<Response, Error>),
+    /// For a node.
+    Internal(InternalReply),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Scalars {
+    cluster: u64,
+    block: GrantBlock,
+    compacted: Revision,
+    next_node: u64,
+    next_range: u64,
+    answers: u64,
+    alarms: BTreeSet<(NodeId, AlarmKind)>,
+    joins: VecDeque<(u64, NodeId)>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetaState {
+    scalars: Scalars,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    ranges: BTreeMap<RangeId, RangeDescriptor>,
+    by_start: BTreeMap<Bytes, RangeId>,
+    registrations: BTreeMap<RangeId, Registration>,
+    leases: BTreeMap<LeaseId, LeaseRecord>,
+    answers: BTreeMap<RequestId, (u64, MetaAnswer)>,
+}
+
+impl MetaState {
+    /// The state of a cluster that is just formed.
+    pub fn initial(cluster: u64, nodes: Vec<NodeRecord>, ranges: Vec<RangeDescriptor>) -> Self {
+        let mut state = Self::default();
+        state.scalars = Scalars {
+            cluster,
+            block: GrantBlock { end: 1, handover: Some(2) },
+            next_node: nodes.iter().map(|node| node.id.0).max().unwrap_or(0) + 1,
+            next_range: ranges.iter().map(|range| range.id.0).max().unwrap_or(0) + 1,
+            ..Scalars::default()
+        };
+        state.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
+        for range in ranges {
+            state.set_range(range);
+        }
+        state
+    }
+
+    /// Reads the state from the meta range's system rows.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn load<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, String> {
+        fn read<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+            postcard::from_bytes(value).map_err(|error| format!("malformed meta row: {error}"))
+        }
+        fn id(key: &[u8]) -> Result<u64, String> {
+            let id: [u8; 8] =
+                key[1..].try_into().map_err(|_| "malformed meta row key".to_owned())?;
+            Ok(u64::from_be_bytes(id))
+        }
+        let mut state = Self::default();
+        for (key, value) in rows {
+            match key.first() {
+                Some(b'S') => state.scalars = read(value)?,
+                Some(b'N') => {
+                    let node: NodeRecord = read(value)?;
+                    state.nodes.insert(node.id, node);
+                }
+                Some(b'R') => state.set_range(read(value)?),
+                Some(b'L') => {
+                    state.leases.insert(id(key)? as i64, read(value)?);
+                }
+                Some(b'G') => {
+                    state.registrations.insert(RangeId(id(key)?), read(value)?);
+                }
+                Some(b'A') => {
+                    let (request, answer): (RequestId, MetaAnswer) = read(value)?;
+                    state.answers.insert(request, (id(key)?, answer));
+                }
+                // Rows that every range has (descriptor, dedup, position).
+                _ => {}
+            }
+        }
+        Ok(state)
+    }
+
+    /// All rows, for the start of a cluster.
+    pub fn all_rows(&self) -> Vec<SystemRow> {
+        let mut rows = Vec::new();
+        self.scalars_row(&mut rows);
+        for node in self.nodes.values() {
+            row(&mut rows, b'N', node.id.0, Some(node));
+        }
+        for range in self.ranges.values() {
+            row(&mut rows, b'R', range.id.0, Some(range));
+        }
+        rows
+    }
+
+    /// The cluster's identity.
+    pub fn cluster(&self) -> u64 {
+        self.scalars.cluster
+    }
+
+    /// The block of revisions that the sequencer may grant from.
+    pub fn block(&self) -> GrantBlock {
+        self.scalars.block
+    }
+
+    /// History below this is gone.
+    pub fn compacted(&self) -> Revision {
+        self.scalars.compacted
+    }
+
+    /// The static set of nodes.
+    pub fn nodes(&self) -> &BTreeMap<NodeId, NodeRecord> {
+        &self.nodes
+    }
+
+    /// All ranges.
+    pub fn ranges(&self) -> &BTreeMap<RangeId, RangeDescriptor> {
+        &self.ranges
+    }
+
+    /// Who may serve a range.
+    pub fn registration(&self, range: RangeId) -> Option<Registration> {
+        self.registrations.get(&range).copied()
+    }
+
+    /// The client leases.
+    pub fn leases(&self) -> &BTreeMap<LeaseId, LeaseRecord> {
+        &self.leases
+    }
+
+    /// Alarms raised.
+    pub fn alarms(&self) -> &BTreeSet<(NodeId, AlarmKind)> {
+        &self.scalars.alarms
+    }
+
+    /// The range that holds `key` (never the meta range).
+    pub fn range_of(&self, key: &[u8]) -> Option<&RangeDescriptor> {
+        let upto = (Bound::Unbounded, Bound::Included(key));
+        let (_, id) = self.by_start.range::<[u8], _>(upto).next_back()?;
+        self.ranges.get(id)
+    }
+
+    /// The ranges that `span` touches, in key order, each with the end that the directory gives
+    /// it (a parent that does not know of its cut yet ends where the next one starts).
+    pub fn ranges_in(&self, span: &crate::key::Span) -> Vec<RangeDescriptor> {
+        let mut found = Vec::new();
+        let Some(first) = self.range_of(&span.start) else { return found };
+        let from = first.span.start.clone();
+        let mut ranges = self.by_start.range(from..).peekable();
+        while let Some((start, id)) = ranges.next() {
+            if span.end.as_ref().is_some_and(|end| start >= end) && *start > span.start {
+                break;
+            }
+            let mut range = self.ranges[id].clone();
+            if let Some((next, _)) = ranges.peek() {
+                range.span.end = Some((*next).clone());
+            }
+            if range.span.overlaps(span) {
+                found.push(range);
+            }
+        }
+        found
+    }
+
+    /// What a repeated request was answered.
+    pub fn answered(&self, id: RequestId) -> Option<&MetaAnswer> {
+        self.answers.get(&id).map(|(_, answer)| answer)
+    }
+
+    /// Learns of a newer descriptor from a peer. Only for routing; not durable.
+    pub fn learn(&mut self, descriptor: &RangeDescriptor) {
+        let newer = self
+            .ranges
+            .get(&descriptor.id)
+            .is_none_or(|known| known.generation < descriptor.generation);
+        if newer && descriptor.id != crate::ids::META_RANGE {
+            self.set_range(descriptor.clone());
+        }
+    }
+
+    fn set_range(&mut self, range: RangeDescriptor) {
+        if range.id != crate::ids::META_RANGE {
+            self.by_start.insert(range.span.start.clone(), range.id);
+        }
+        self.ranges.insert(range.id, range);
+    }
+
+    fn scalars_row(&self, rows: &mut Vec<SystemRow>) {
+        row(rows, b'S', 0, Some(&self.scalars));
+    }
+
+    /// Applies one change and says what it answers.
+    pub fn apply(&mut self, entry: &MetaEntry, rows: &mut Vec<SystemRow>) -> MetaAnswer {
+        if let Some(answer) = self.answered(entry.id) {
+            return answer.clone();
+        }
+        let answer = self.change(&entry.change, rows);
+        if entry.id != RequestId::default() {
+            let slot = self.scalars.answers % ANSWERS_MAX;
+            self.scalars.answers += 1;
+            self.answers.retain(|_, (old, _)| *old != slot);
+            row(rows, b'A', slot, Some(&(entry.id, &answer)));
+            self.answers.insert(entry.id, (slot, answer.clone()));
+            self.scalars_row(rows);
+        }
+        answer
+    }
+
+    fn change(&mut self, change: &MetaChange, rows: &mut Vec<SystemRow>) -> MetaAnswer {
+        match change {
+            MetaChange::Reserve { end } => {
+                self.scalars.block = GrantBlock { end: *end, handover: None };
+                self.scalars_row(rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Handover { next } => {
+                self.scalars.block.handover = Some(*next);
+                self.scalars_row(rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Register { descriptor, term, node, parent } => {
+                self.register(
+                    descriptor,
+                    Registration { term: *term, node: *node, generation: descriptor.generation },
+                    *parent,
+                    rows,
+                );
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Join { record, nonce } => self.join(record, *nonce, rows),
+            MetaChange::Announce(record) => {
+                let state = match self.nodes.get(&record.id).map(|node| node.state) {
+                    Some(state @ (NodeState::Draining | NodeState::Tombstoned)) => state,
+                    Some(NodeState::Joining | NodeState::Up) | None => NodeState::Up,
+                };
+                let record = NodeRecord { state, ..record.clone() };
+                row(rows, b'N', record.id.0, Some(&record));
+                self.nodes.insert(record.id, record);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::SetNodeState { node, state } => {
+                if let Some(record) = self.nodes.get_mut(node)
+                    && record.state != NodeState::Tombstoned
+                {
+                    record.state = *state;
+                    row(rows, b'N', node.0, Some(&*record));
+                }
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::AllocateRange => {
+                let range = RangeId(self.scalars.next_range);
+                self.scalars.next_range += 1;
+                self.scalars_row(rows);
+                MetaAnswer::Internal(InternalReply::Range(range))
+            }
+            MetaChange::LeaseGrant { .. }
+            | MetaChange::LeaseRevoking { .. }
+            | MetaChange::LeaseRemoved { .. }
+            | MetaChange::LeaseAttach { .. } => self.change_lease(change, rows),
+            MetaChange::Compact { revision } => {
+                if *revision <= self.scalars.compacted {
+                    return MetaAnswer::Client(Err(Error::Compacted));
+                }
+                self.scalars.compacted = *revision;
+                self.scalars_row(rows);
+                MetaAnswer::Client(Ok(Response::Compact { revision: 0 }))
+            }
+            MetaChange::Alarm { action, member, alarm } => {
+                self.alarm(*action, NodeId(*member), *alarm);
+                self.scalars_row(rows);
+                let alarms = self.scalars.alarms.iter().copied().collect();
+                MetaAnswer::Client(Ok(Response::Alarm { alarms }))
+            }
+        }
+    }
+
+    fn register(
+        &mut self,
+        descriptor: &RangeDescriptor,
+        new: Registration,
+        parent: Option<(RangeId, u64)>,
+        rows: &mut Vec<SystemRow>,
+    ) {
+        let known = self.ranges.get(&descriptor.id).map(|range| range.generation);
+        if known.is_none_or(|known| known < descriptor.generation) {
+            self.set_range(descriptor.clone());
+            row(rows, b'R', descriptor.id.0, Some(descriptor));
+        }
+        let id = descriptor.id;
+        let old = self.registrations.get(&id).copied();
+        let merged = match old {
+            Some(old) if old.term > new.term => old,
+            Some(old) => Registration { generation: old.generation.max(new.generation), ..new },
+            None => new,
+        };
+        row(rows, b'G', id.0, Some(&merged));
+        self.registrations.insert(id, merged);
+        if let Some((parent, generation)) = parent {
+            // A leader of the parent that has not applied the cut must not serve any more.
+            if let Some(registration) = self.registrations.get_mut(&parent) {
+                registration.generation = registration.generation.max(generation);
+                row(rows, b'G', parent.0, Some(&*registration));
+            }
+        }
+    }
+
+    fn join(&mut self, record: &NodeRecord, nonce: u64, rows: &mut Vec<SystemRow>) -> MetaAnswer {
+        let known = self.scalars.joins.iter().find(|(seen, _)| *seen == nonce);
+        let node = if let Some((_, node)) = known {
+            *node
+        } else {
+            let node = NodeId(self.scalars.next_node);
+            self.scalars.next_node += 1;
+            self.scalars.joins.push_back((nonce, node));
+            if self.scalars.joins.len() > 64 {
+                self.scalars.joins.pop_front();
+            }
+            // The place has a new, empty disk: what the old one held there is gone for good.
+            for old in self.nodes.values_mut() {
+                if old.name == record.name && old.state != NodeState::Tombstoned {
+                    old.state = NodeState::Tombstoned;
+                    row(rows, b'N', old.id.0, Some(&*old));
+                }
+            }
+            let record = NodeRecord { id: node, state: NodeState::Up, ..record.clone() };
+            row(rows, b'N', node.0, Some(&record));
+            self.nodes.insert(node, record);
+            self.scalars_row(rows);
+            node
+        };
+        let peers = self.nodes.values().map(|node| (node.id, node.peer_address.clone())).collect();
+        MetaAnswer::Internal(InternalReply::Joined { cluster: self.scalars.cluster, node, peers })
+    }
+
+    fn change_lease(&mut self, change: &MetaChange, rows: &mut Vec<SystemRow>) -> MetaAnswer {
+        let ok = MetaAnswer::Internal(InternalReply::Ok);
+        match change {
+            MetaChange::LeaseGrant { id, ttl } => {
+                if self.leases.contains_key(id) {
+                    return MetaAnswer::Client(Err(Error::LeaseExists));
+                }
+                let lease = LeaseRecord { ttl: *ttl, revoking: false, ranges: BTreeSet::new() };
+                row(rows, b'L', *id as u64, Some(&lease));
+                self.leases.insert(*id, lease);
+                MetaAnswer::Client(Ok(Response::LeaseGrant { id: *id, ttl: *ttl }))
+            }
+            MetaChange::LeaseRevoking { id } => match self.leases.get_mut(id) {
+                Some(lease) if !lease.revoking => {
+                    lease.revoking = true;
+                    row(rows, b'L', *id as u64, Some(&*lease));
+                    ok
+                }
+                Some(_) => ok,
+                None => MetaAnswer::Client(Err(Error::LeaseNotFound)),
+            },
+            MetaChange::LeaseRemoved { id } => {
+                if self.leases.remove(id).is_some() {
+                    row::<LeaseRecord>(rows, b'L', *id as u64, None);
+                }
+                MetaAnswer::Client(Ok(Response::LeaseRevoke { revision: 0 }))
+            }
+            MetaChange::LeaseAttach { id, range } => {
+                if let Some(lease) = self.leases.get_mut(id)
+                    && !lease.revoking
+                    && lease.ranges.insert(*range)
+                {
+                    row(rows, b'L', *id as u64, Some(&*lease));
+                }
+                ok
+            }
+            _ => unreachable!("called for lease changes only"),
+        }
+    }
+
+    fn alarm(&mut self, action: AlarmAction, member: NodeId, alarm: AlarmKind) {
+        match action {
+            AlarmAction::Get => {}
+            AlarmAction::Activate => {
+                if alarm != AlarmKind::None {
+                    self.scalars.alarms.insert((member, alarm));
+                }
+            }
+            AlarmAction::Deactivate => self.scalars.alarms.retain(|(node, kind)| {
+                !((member.0 == 0 || *node == member)
+                    && (alarm == AlarmKind::None || *kind == alarm))
+            }),
+        }
+    }
+}
+
+fn row<T: Serialize>(rows: &mut Vec<SystemRow>, kind: u8, id: u64, value: Option<&T>) {
+    let mut key = vec![kind];
+    key.extend_from_slice(&id.to_be_bytes());
+    let value = value
+        .map(|value| Bytes::from(postcard::to_stdvec(value).expect("a meta row can be encoded")));
+    rows.push(SystemRow { key: key.into(), value });
+}

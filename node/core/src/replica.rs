@@ -1,0 +1,434 @@
+//! One replica of one range: its Raft group member, its applied position, and, while it holds the
+//! range lease, the [`Leaseholder`].
+//!
+//! Invariants: entries are applied in log order, once; what applying changes leaves as one
+//! [`ApplyBatch`]; the range lease is held only between seeing the own registration applied and
+//! the first sign of another term.
+
+use crate::command::{Change, Entry};
+use crate::dedup::Dedup;
+use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
+use crate::eval;
+use crate::feed::FeedId;
+use crate::group::Group;
+use crate::ids::{Index, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
+use crate::key::Span;
+use crate::leaseholder::{Asker, Leaseholder};
+use crate::message::RoutedRequest;
+use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
+use std::collections::BTreeMap;
+
+/// Key of the system row with the descriptor.
+pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
+/// Key of the system row with the raft members.
+pub const MEMBERS_ROW: &[u8] = b"members";
+/// Key of the system row with the newest applied revision.
+pub const REVISION_ROW: &[u8] = b"revision";
+
+/// Where a leader stands on its way to the range lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Not the leader, or not yet sure of its own term.
+    None,
+    /// Applied an entry of its own term; registration is asked for.
+    Registering(Term),
+    /// Registered: may serve.
+    Held(Term),
+}
+
+/// A subscription to this range's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    /// Keys wanted.
+    pub span: Span,
+    /// Everything below this was sent.
+    pub next: Revision,
+    /// With previous values.
+    pub prev_kv: bool,
+    /// A history scan is under way: live events wait.
+    pub scanning: bool,
+    /// The last watermark told.
+    pub told: Revision,
+}
+
+/// What applying committed entries brought.
+#[derive(Debug)]
+pub struct AppliedEntries {
+    /// For the edge.
+    pub batch: ApplyBatch,
+    /// Commands applied, in order: revision and where their mutations are in the batch.
+    pub commands: Vec<(Revision, std::ops::Range<usize>)>,
+    /// Changes of the meta range, for the node.
+    pub meta: Vec<crate::command::MetaEntry>,
+    /// Cuts, for the node.
+    pub splits: Vec<Split>,
+    /// An entry of this term was applied.
+    pub own_term: bool,
+    /// The members changed: who is gone.
+    pub removed: Vec<ReplicaDescriptor>,
+    /// The descriptor changed.
+    pub changed: bool,
+}
+
+/// A cut that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The request it answers.
+    pub id: RequestId,
+    /// The new range.
+    pub child: RangeDescriptor,
+    /// The parent's generation after the cut.
+    pub parent_generation: u64,
+}
+
+/// See the module.
+pub struct Replica {
+    /// The range.
+    pub range: RangeId,
+    /// Its Raft group member.
+    pub group: Group,
+    /// `None` until a raft snapshot brings it (a replica that is just being added).
+    pub descriptor: Option<RangeDescriptor>,
+    /// Position applied.
+    pub applied: Applied,
+    /// Position that is durable in the state.
+    pub durable: Index,
+    /// Newest revision applied.
+    pub revision: Revision,
+    /// What was carried out.
+    pub dedup: Dedup,
+    /// The range lease.
+    pub lease: Lease,
+    /// What the lease holder does.
+    pub leaseholder: Leaseholder,
+    /// Who watches.
+    pub subscribers: BTreeMap<FeedId, Subscriber>,
+    /// Sleeps: no ticks.
+    pub asleep: bool,
+    /// Ticks without work.
+    pub idle_ticks: u32,
+    /// Campaign when this many ticks have passed (a dead leader was noticed).
+    pub campaign_in: Option<u32>,
+    /// A watermark question is under way.
+    pub asking_watermark: bool,
+    /// Where the parent was cut to make this range, until registered.
+    pub parent: Option<(RangeId, u64)>,
+    /// The last leader seen, for routing.
+    pub last_leader: Option<NodeId>,
+    /// A raft snapshot is being pinned for these replicas.
+    pub pinning: Vec<u64>,
+    /// Ticks for which a better placed replica has been ready to lead.
+    pub transfer_ticks: u32,
+    /// A proposal was refused: the lease comes back when everything up to here is applied.
+    pub reacquire_after: Index,
+    /// Requests that wait for the lease, which is on its way.
+    pub waiting: Vec<(Asker, RoutedRequest)>,
+    /// A cut or change of members is proposed: who waits for it.
+    pub admin: Option<(RequestId, Asker)>,
+}
+
+impl Replica {
+    /// A replica over its group; typed state comes from `rows`.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn new(
+        range: RangeId,
+        group: Group,
+        applied: Applied,
+        rows: &[(Bytes, Bytes)],
+    ) -> Result<Self, String> {
+        let mut replica = Self {
+            range,
+            group,
+            descriptor: None,
+            applied,
+            durable: applied.index,
+            revision: 0,
+            dedup: Dedup::default(),
+            lease: Lease::None,
+            leaseholder: Leaseholder::default(),
+            subscribers: BTreeMap::new(),
+            asleep: false,
+            idle_ticks: 0,
+            campaign_in: None,
+            asking_watermark: false,
+            parent: None,
+            last_leader: None,
+            pinning: Vec::new(),
+            transfer_ticks: 0,
+            reacquire_after: 0,
+            waiting: Vec::new(),
+            admin: None,
+        };
+        replica.load(rows)?;
+        Ok(replica)
+    }
+
+    /// Reads the typed state from system rows.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn load(&mut self, rows: &[(Bytes, Bytes)]) -> Result<(), String> {
+        let find = |key: &[u8]| rows.iter().find(|(k, _)| k == key).map(|(_, value)| value);
+        self.descriptor = match find(DESCRIPTOR_ROW) {
+            Some(value) => Some(
+                postcard::from_bytes(value)
+                    .map_err(|error| format!("malformed descriptor of {}: {error}", self.range))?,
+            ),
+            None => None,
+        };
+        self.revision = match find(REVISION_ROW) {
+            Some(value) => postcard::from_bytes(value)
+                .map_err(|error| format!("malformed revision of {}: {error}", self.range))?,
+            None => 0,
+        };
+        self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
+        Ok(())
+    }
+
+    /// The raft members from system rows.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn load_members(rows: &[(Bytes, Bytes)]) -> Result<ConfState, String> {
+        match rows.iter().find(|(key, _)| key.as_ref() == MEMBERS_ROW) {
+            Some((_, value)) => ConfState::parse_from_bytes(value)
+                .map_err(|error| format!("malformed members row: {error}")),
+            None => Ok(ConfState::default()),
+        }
+    }
+
+    /// The rows that every range has from the start.
+    pub fn initial_rows(descriptor: &RangeDescriptor) -> Vec<SystemRow> {
+        let mut members = ConfState::default();
+        members.set_voters(descriptor.voters().map(|voter| voter.replica.0).collect());
+        members.set_learners(
+            descriptor
+                .replicas
+                .iter()
+                .filter(|replica| replica.kind == ReplicaKind::Learner)
+                .map(|learner| learner.replica.0)
+                .collect(),
+        );
+        vec![descriptor_row(descriptor), members_row(&members)]
+    }
+
+    /// True if this replica may serve.
+    pub fn holds_lease(&self) -> bool {
+        matches!(self.lease, Lease::Held(term) if term == self.group.term())
+            && self.group.is_leader()
+    }
+
+    /// The node that leads, as far as this replica knows.
+    pub fn leader_node(&self) -> Option<NodeId> {
+        let leader = self.group.leader()?;
+        self.descriptor.as_ref()?.replica(leader).map(|replica| replica.node)
+    }
+
+    /// This replica's place in the ranking, among those for which `alive` holds.
+    pub fn rank(&self, alive: impl Fn(NodeId) -> bool) -> usize {
+        let me = self.group.me();
+        self.descriptor.as_ref().map_or(0, |descriptor| {
+            descriptor
+                .voters()
+                .filter(|replica| replica.replica == me || alive(replica.node))
+                .position(|replica| replica.replica == me)
+                .unwrap_or(descriptor.replicas.len())
+        })
+    }
+
+    /// Applies committed entries.
+    ///
+    /// # Panics
+    /// On an entry that this build cannot read: skipping it would let replicas differ.
+    pub fn apply(
+        &mut self,
+        entries: Vec<raft::eraftpb::Entry>,
+        state: &dyn StateReads,
+    ) -> AppliedEntries {
+        let mut done = AppliedEntries {
+            batch: ApplyBatch {
+                range: self.range,
+                applied: self.applied,
+                mutations: Vec::new(),
+                system: Vec::new(),
+            },
+            commands: Vec::new(),
+            meta: Vec::new(),
+            splits: Vec::new(),
+            own_term: false,
+            removed: Vec::new(),
+            changed: false,
+        };
+        let revision_before = self.revision;
+        for entry in entries {
+            assert_eq!(entry.index, self.applied.index + 1, "entries are applied in order");
+            self.applied = Applied { index: entry.index, term: entry.term };
+            done.own_term |= entry.term == self.group.term();
+            match entry.get_entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    let decoded = Entry::decode(&entry.data).unwrap_or_else(|error| {
+                        panic!("{} index {}: {error}", self.range, entry.index)
+                    });
+                    self.apply_entry(decoded, state, &mut done);
+                }
+                EntryType::EntryConfChange => {
+                    let mut change = ConfChange::default();
+                    change.merge_from_bytes(&entry.data).expect("a change of members is readable");
+                    let change = raft_proto::ConfChangeI::into_v2(change);
+                    self.apply_members(&change, &entry.context, &mut done);
+                }
+                EntryType::EntryConfChangeV2 => {
+                    let mut change = ConfChangeV2::default();
+                    change.merge_from_bytes(&entry.data).expect("a change of members is readable");
+                    self.apply_members(&change, &entry.context, &mut done);
+                }
+            }
+        }
+        done.batch.applied = self.applied;
+        self.dedup.take_rows(&mut done.batch.system);
+        if self.revision != revision_before {
+            done.batch.system.push(SystemRow {
+                key: Bytes::from_static(REVISION_ROW),
+                value: Some(encode(&self.revision)),
+            });
+        }
+        self.group.applied(self.applied.index);
+        done
+    }
+
+    fn apply_entry(&mut self, entry: Entry, state: &dyn StateReads, done: &mut AppliedEntries) {
+        match entry {
+            Entry::Commands(commands) => {
+                for command in commands {
+                    let start = done.batch.mutations.len();
+                    match command.change {
+                        Change::Keys(mutations) => done.batch.mutations.extend(mutations),
+                        Change::DeleteSpan(span) => {
+                            let revision = command.revision;
+                            let deleted =
+                                span_delete(&span, revision, state, &done.batch.mutations);
+                            done.batch.mutations.extend(deleted);
+                        }
+                    }
+                    assert!(
+                        command.revision > self.revision,
+                        "{}: revision {} after {}",
+                        self.range,
+                        command.revision,
+                        self.revision
+                    );
+                    self.revision = command.revision;
+                    self.dedup.record(command.id, command.settled_below, command.revision);
+                    done.commands.push((command.revision, start..done.batch.mutations.len()));
+                }
+            }
+            Entry::Meta(changes) => done.meta.extend(changes),
+            Entry::Split { id, key, child, generation } => {
+                self.apply_split(id, &key, child, generation, done);
+            }
+        }
+    }
+
+    fn apply_split(
+        &mut self,
+        id: RequestId,
+        key: &Bytes,
+        child: RangeId,
+        generation: u64,
+        done: &mut AppliedEntries,
+    ) {
+        let Some(descriptor) = &mut self.descriptor else { return };
+        if descriptor.generation != generation
+            || !descriptor.span.contains(key)
+            || descriptor.span.start == *key
+        {
+            return;
+        }
+        descriptor.generation += 1;
+        let right = RangeDescriptor {
+            id: child,
+            span: Span { start: key.clone(), end: descriptor.span.end.clone() },
+            generation: 1,
+            replicas: descriptor.replicas.clone(),
+            next_replica: descriptor.next_replica,
+        };
+        descriptor.span.end = Some(key.clone());
+        done.changed = true;
+        done.batch.system.push(descriptor_row(descriptor));
+        done.splits.push(Split { id, child: right, parent_generation: descriptor.generation });
+    }
+
+    fn apply_members(&mut self, change: &ConfChangeV2, context: &[u8], done: &mut AppliedEntries) {
+        let members = self.group.apply_change(change);
+        done.batch.system.push(members_row(&members));
+        if context.is_empty() {
+            return;
+        }
+        let new: RangeDescriptor =
+            postcard::from_bytes(context).expect("the descriptor with a change is readable");
+        if let Some(old) = &self.descriptor {
+            done.removed = old
+                .replicas
+                .iter()
+                .filter(|replica| new.replica(replica.replica).is_none())
+                .copied()
+                .collect();
+        }
+        done.batch.system.push(descriptor_row(&new));
+        done.changed = true;
+        self.descriptor = Some(new);
+    }
+
+    /// The replica with this id, if the descriptor knows it.
+    pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.descriptor.as_ref()?.replica(replica).map(|replica| replica.node)
+    }
+}
+
+/// A symbolic deletion on the state as it is after the mutations earlier in the same batch.
+fn span_delete(
+    span: &Span,
+    revision: Revision,
+    state: &dyn StateReads,
+    earlier: &[Mutation],
+) -> Vec<Mutation> {
+    let mut live: BTreeMap<Bytes, i64> = BTreeMap::new();
+    let mut dead: Vec<Mutation> = eval::delete_span(span, revision, state);
+    let mut created: BTreeMap<Bytes, Mutation> = BTreeMap::new();
+    for mutation in earlier.iter().filter(|mutation| span.contains(&mutation.key)) {
+        live.insert(mutation.key.clone(), mutation.version.version);
+        created.insert(mutation.key.clone(), mutation.clone());
+    }
+    dead.retain(|mutation| !live.contains_key(&mutation.key));
+    for (key, mutation) in created {
+        if mutation.version.value.is_some() {
+            dead.push(eval::tombstone(key, &mutation.version, revision, 0));
+        }
+    }
+    dead.sort_by(|a, b| a.key.cmp(&b.key));
+    for (sub, mutation) in dead.iter_mut().enumerate() {
+        mutation.version.sub = sub as u32;
+    }
+    dead
+}
+
+/// The system row with a descriptor.
+pub fn descriptor_row(descriptor: &RangeDescriptor) -> SystemRow {
+    SystemRow { key: Bytes::from_static(DESCRIPTOR_ROW), value: Some(encode(descriptor)) }
+}
+
+/// The system row with the raft members.
+pub fn members_row(members: &ConfState) -> SystemRow {
+    let value = members.write_to_bytes().expect("members can be encoded");
+    SystemRow { key: Bytes::from_static(MEMBERS_ROW), value: Some(value.into()) }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(value).expect("a system row can be encoded").into()
+}

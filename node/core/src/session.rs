@@ -1,0 +1,132 @@
+//! A node's ordered stream of questions to the sequencer.
+//!
+//! The order of the questions of a range is the order in which it evaluated its requests, so an
+//! answer tells both a number and a place: every earlier grant of the range is at or below it,
+//! every later one above.
+//!
+//! Invariants: answers are taken only from the current session, in order; a new session asks
+//! everything unanswered again, in the same order (numbers given by the old one are void: holes).
+
+use crate::ids::{NodeId, RangeId, Revision, Term};
+use crate::message::{Message, SequencerItem, SequencerReply};
+use std::collections::VecDeque;
+
+/// A question with whatever its asker wants back.
+#[derive(Debug)]
+struct Item<T> {
+    item: SequencerItem,
+    cookie: T,
+}
+
+/// See the module. `T` goes in with a question and comes out with its answer.
+#[derive(Debug)]
+pub struct Session<T> {
+    number: u64,
+    sequencer: Option<NodeId>,
+    items: VecDeque<Item<T>>,
+    /// Number of `items[0]` in this session.
+    first: u64,
+    /// How many of `items` were sent in this session.
+    sent: usize,
+    known: Revision,
+    compacted: Revision,
+}
+
+impl<T> Session<T> {
+    /// No sequencer known yet.
+    pub fn new() -> Self {
+        Self {
+            number: 0,
+            sequencer: None,
+            items: VecDeque::new(),
+            first: 0,
+            sent: 0,
+            known: 0,
+            compacted: 0,
+        }
+    }
+
+    /// The newest revision that an answer has named; it may lag, never lead.
+    pub fn known(&self) -> Revision {
+        self.known
+    }
+
+    /// History below this is gone, as far as answers have told.
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Who is asked.
+    pub fn sequencer(&self) -> Option<NodeId> {
+        self.sequencer
+    }
+
+    /// Questions not answered yet.
+    pub fn waiting(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Starts anew with this sequencer (or none): everything unanswered is asked again.
+    pub fn restart(&mut self, sequencer: Option<NodeId>) {
+        self.number += 1;
+        self.sequencer = sequencer;
+        self.first = 0;
+        self.sent = 0;
+    }
+
+    /// Adds a question.
+    pub fn ask(&mut self, item: SequencerItem, cookie: T) {
+        self.items.push_back(Item { item, cookie });
+    }
+
+    /// What has to be sent now.
+    pub fn take_unsent(&mut self) -> Option<(NodeId, Message)> {
+        let sequencer = self.sequencer?;
+        if self.sent == self.items.len() {
+            return None;
+        }
+        let items = self.items.range(self.sent..).map(|item| item.item.clone()).collect();
+        let first = self.first + self.sent as u64;
+        self.sent = self.items.len();
+        Some((sequencer, Message::SequencerAsk { session: self.number, first, items }))
+    }
+
+    /// True if `session` is the current one.
+    pub fn is_current(&self, session: u64) -> bool {
+        session == self.number
+    }
+
+    /// Takes answers; gives each question's cookie with its answer, in order. Answers of another
+    /// session, or out of order, are ignored.
+    pub fn answer(
+        &mut self,
+        session: u64,
+        first: u64,
+        answers: &[SequencerReply],
+        compacted: Revision,
+    ) -> Vec<(RangeId, Term, T, SequencerReply)> {
+        if session != self.number || first != self.first || answers.len() > self.sent {
+            return Vec::new();
+        }
+        self.compacted = self.compacted.max(compacted);
+        self.first += answers.len() as u64;
+        self.sent -= answers.len();
+        let mut taken = Vec::with_capacity(answers.len());
+        for (item, answer) in self.items.drain(..answers.len()).zip(answers) {
+            match answer {
+                SequencerReply::Granted(revision) | SequencerReply::Current(revision) => {
+                    self.known = self.known.max(*revision);
+                }
+                SequencerReply::Fenced | SequencerReply::LeaseNotFound => {}
+            }
+            taken.push((item.item.range, item.item.term, item.cookie, *answer));
+        }
+        taken
+    }
+}
+
+impl<T> Default for Session<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

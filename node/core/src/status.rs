@@ -1,0 +1,102 @@
+//! What a node says about itself, for people, dashboards and the operator.
+
+use crate::descriptor::{NodeRecord, RangeDescriptor};
+use crate::ids::{NodeId, RangeId, Revision, Term};
+use crate::request::AlarmKind;
+use serde::{Deserialize, Serialize};
+
+/// A snapshot of one node's view.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: u64,
+    /// This node.
+    pub node: NodeId,
+    /// The sequencer, if known.
+    pub sequencer: Option<NodeId>,
+    /// True if this node is the sequencer and grants.
+    pub sequencing: bool,
+    /// Term of the meta range.
+    pub term: Term,
+    /// Committed index of the meta range.
+    pub index: u64,
+    /// Applied index of the meta range.
+    pub applied: u64,
+    /// Newest revision heard of.
+    pub revision: Revision,
+    /// History below this is gone.
+    pub compacted: Revision,
+    /// The static set.
+    pub nodes: Vec<NodeRecord>,
+    /// Nodes heard of lately, this one included.
+    pub reachable: Vec<NodeId>,
+    /// All ranges of the directory, with the registered leaseholder.
+    pub ranges: Vec<RangeStatus>,
+    /// Replicas on this node.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Alarms.
+    pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Client leases.
+    pub leases: usize,
+    /// Requests of this gateway under way.
+    pub requests: usize,
+    /// Watches of this gateway.
+    pub watches: usize,
+    /// Counters since start.
+    pub counters: Counters,
+}
+
+/// A range as the directory has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RangeStatus {
+    /// The descriptor.
+    pub descriptor: RangeDescriptor,
+    /// Who may serve it.
+    pub leaseholder: Option<NodeId>,
+}
+
+/// A replica on this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The range.
+    pub range: RangeId,
+    /// It leads.
+    pub leader: bool,
+    /// It holds the range lease.
+    pub leaseholder: bool,
+    /// Its term.
+    pub term: Term,
+    /// Last log index.
+    pub last_index: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// It sleeps.
+    pub asleep: bool,
+    /// The watermark.
+    pub watermark: Revision,
+    /// If it leads: (node, matched index, caught up and heard of) of every voter.
+    pub followers: Vec<(NodeId, u64, bool)>,
+}
+
+/// Counters since start.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Log entries proposed.
+    pub proposals: u64,
+    /// Commands applied.
+    pub applied: u64,
+    /// Elections won.
+    pub elections: u64,
+    /// Revisions granted here.
+    pub grants: u64,
+    /// Quorum rounds started here.
+    pub rounds: u64,
+    /// Requests routed to another node.
+    pub forwarded: u64,
+    /// Requests tried again.
+    pub retried: u64,
+    /// Raft snapshots asked for.
+    pub snapshots_sent: u64,
+    /// Raft snapshots installed.
+    pub snapshots_installed: u64,
+}
