@@ -43,6 +43,16 @@ impl Position {
         }
     }
 
+    /// True for the versions that have a row in `history`: chosen by their position alone, so that
+    /// a flush needs no look at the versions before, and evenly among those of any key.
+    pub fn is_marked(self) -> bool {
+        let mixed = (self.revision as u64 ^ u64::from(self.sub) << 40)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed >> 32).is_multiple_of(HISTORY_EVERY)
+    }
+
     /// Key of the `log` table.
     pub fn encode(self) -> [u8; POSITION_LEN] {
         let mut row = [0; POSITION_LEN];
@@ -61,14 +71,13 @@ impl Position {
 pub const POSITION_LEN: usize = 12;
 /// Length of a row of `heads`.
 pub const HEAD_LEN: usize = 41;
-/// Each this many versions of a key one row goes to `history`: finding a version of a key at a
-/// revision walks back over at most so many, and a put of a key touches `history` that seldom.
-pub const HISTORY_EVERY: u8 = 16;
+/// About each this many versions of a key one gets a row in `history`: finding a version of a key
+/// at a revision walks back over so many on average, and a put touches `history` that seldom.
+const HISTORY_EVERY: u64 = 16;
 
 const TOMBSTONE_BIT: u8 = 0x80;
 const LEASE_BIT: u8 = 0x40;
 const PREVIOUS_BIT: u8 = 0x20;
-const DEPTH_MASK: u8 = 0x0f;
 
 /// Everything about a version but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,45 +119,34 @@ impl Facts {
     }
 }
 
-/// A row of `heads`: the newest version of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Its facts.
-    pub facts: Facts,
-    /// Its number among the key's versions, modulo [`HISTORY_EVERY`].
-    pub depth: u8,
+/// A row of `heads`: the facts of the newest version of a key.
+pub fn encode_head(key: &[u8], facts: &Facts) -> [u8; HEAD_LEN] {
+    let Facts { position, create_revision, version, lease, tombstone } = *facts;
+    let mut row = [0; HEAD_LEN];
+    row[..12].copy_from_slice(&position.encode());
+    row[12..20].copy_from_slice(&create_revision.to_be_bytes());
+    row[20..28].copy_from_slice(&version.to_be_bytes());
+    row[28..36].copy_from_slice(&lease.to_be_bytes());
+    row[36] = if tombstone { TOMBSTONE_BIT } else { 0 };
+    let crc = crc(&[key, &row[..37]]);
+    row[37..].copy_from_slice(&crc.to_be_bytes());
+    row
 }
 
-impl Head {
-    /// The row.
-    pub fn encode(&self, key: &[u8]) -> [u8; HEAD_LEN] {
-        let Facts { position, create_revision, version, lease, tombstone } = self.facts;
-        let mut row = [0; HEAD_LEN];
-        row[..12].copy_from_slice(&position.encode());
-        row[12..20].copy_from_slice(&create_revision.to_be_bytes());
-        row[20..28].copy_from_slice(&version.to_be_bytes());
-        row[28..36].copy_from_slice(&lease.to_be_bytes());
-        row[36] = self.depth | if tombstone { TOMBSTONE_BIT } else { 0 };
-        let crc = crc(&[key, &row[..37]]);
-        row[37..].copy_from_slice(&crc.to_be_bytes());
-        row
+/// Reads a row of `heads`.
+pub fn decode_head(key: &[u8], row: &[u8; HEAD_LEN]) -> Facts {
+    if be_u32(&row[37..]) != crc(&[key, &row[..37]]) {
+        panic!(
+            "the state file is corrupt: the newest version of key {} fails its check",
+            printable(key)
+        )
     }
-
-    /// Reads the row.
-    pub fn decode(key: &[u8], row: &[u8; HEAD_LEN]) -> Self {
-        if be_u32(&row[37..]) != crc(&[key, &row[..37]]) {
-            corrupt("newest version", key);
-        }
-        Self {
-            facts: Facts {
-                position: Position { revision: be_i64(&row[..8]), sub: be_u32(&row[8..12]) },
-                create_revision: be_i64(&row[12..20]),
-                version: be_i64(&row[20..28]),
-                lease: be_i64(&row[28..36]),
-                tombstone: row[36] & TOMBSTONE_BIT != 0,
-            },
-            depth: row[36] & DEPTH_MASK,
-        }
+    Facts {
+        position: Position { revision: be_i64(&row[..8]), sub: be_u32(&row[8..12]) },
+        create_revision: be_i64(&row[12..20]),
+        version: be_i64(&row[20..28]),
+        lease: be_i64(&row[28..36]),
+        tombstone: row[36] & TOMBSTONE_BIT != 0,
     }
 }
 
@@ -157,8 +155,6 @@ impl Head {
 pub struct LogRow<'a> {
     /// Facts of the version.
     pub facts: Facts,
-    /// See [`Head::depth`].
-    pub depth: u8,
     /// The key's version before, if there was one when this row was written.
     pub previous: Option<Position>,
     /// The key.
@@ -173,8 +169,7 @@ impl<'a> LogRow<'a> {
         let Facts { position, create_revision, version, lease, tombstone } = self.facts;
         let start = row.len();
         row.extend_from_slice(&[0; 4]);
-        let mut bits = self.depth;
-        bits |= if tombstone { TOMBSTONE_BIT } else { 0 };
+        let mut bits = if tombstone { TOMBSTONE_BIT } else { 0 };
         bits |= if lease == 0 { 0 } else { LEASE_BIT };
         bits |= if self.previous.is_some() { PREVIOUS_BIT } else { 0 };
         row.push(bits);
@@ -233,7 +228,6 @@ impl<'a> LogRow<'a> {
                 lease,
                 tombstone: bits & TOMBSTONE_BIT != 0,
             },
-            depth: bits & DEPTH_MASK,
             previous,
             key,
             value: rest,
@@ -312,11 +306,6 @@ pub fn crc(parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
-/// Stops the process: data that fails its check must not be served.
-fn corrupt(what: &str, key: &[u8]) -> ! {
-    panic!("the state file is corrupt: the {what} of key {} fails its check", printable(key))
-}
-
 fn be_i64(bytes: &[u8]) -> i64 {
     i64::from_be_bytes(bytes.try_into().expect("the caller cut eight bytes"))
 }
@@ -345,13 +334,12 @@ mod tests {
             [(false, 0, None), (true, 0, Some(Position { revision: 5, sub: 1 })), (false, -9, None)]
         {
             let facts = facts(tombstone, lease);
-            let head = Head { facts, depth: 15 };
-            assert_eq!(Head::decode(b"key", &head.encode(b"key")), head);
-            let row = LogRow { facts, depth: 7, previous, key: b"k\0", value: b"value" };
+            assert_eq!(decode_head(b"key", &encode_head(b"key", &facts)), facts);
+            let row = LogRow { facts, previous, key: b"k\0", value: b"value" };
             let mut encoded = Vec::new();
             row.encode(&mut encoded);
             let back = LogRow::decode(facts.position, &encoded);
-            assert_eq!((back.facts, back.depth, back.previous), (facts, 7, previous));
+            assert_eq!((back.facts, back.previous), (facts, previous));
             assert_eq!((back.key, back.value), (row.key, row.value));
         }
     }
@@ -360,10 +348,20 @@ mod tests {
     #[should_panic(expected = "revision 77 (3) fails its check")]
     fn a_flipped_bit_stops() {
         let mut encoded = Vec::new();
-        LogRow { facts: facts(false, 0), depth: 0, previous: None, key: b"k", value: b"v" }
+        LogRow { facts: facts(false, 0), previous: None, key: b"k", value: b"v" }
             .encode(&mut encoded);
         *encoded.last_mut().unwrap() ^= 1;
         LogRow::decode(Position { revision: 77, sub: 3 }, &encoded);
+    }
+
+    #[test]
+    fn about_one_version_in_sixteen_is_marked() {
+        for step in [1, 2, 16, 1000] {
+            let marked = (0..16_000)
+                .filter(|number| Position { revision: number * step, sub: 0 }.is_marked())
+                .count();
+            assert!((800..1200).contains(&marked), "{marked} with steps of {step}");
+        }
     }
 
     #[test]

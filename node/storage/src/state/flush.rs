@@ -5,7 +5,8 @@
 
 use crate::error::{Result, StorageError};
 use crate::state::codec::{
-    Facts, HISTORY_EVERY, Head, LogRow, Position, history_key, lease_key, system_key,
+    Facts, LogRow, POSITION_LEN, Position, decode_head, encode_head, history_key, lease_key,
+    system_key,
 };
 use crate::state::memtable::Memtable;
 use crate::state::tables::{APPLIED, DiskView, HEADS, HISTORY, LEASES, LOG, SYSTEM};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::{Applied, Version};
 use redb::{ReadableTable, WriteTransaction};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +23,6 @@ use std::sync::atomic::Ordering;
 struct Link<'a> {
     position: Position,
     previous: Option<Position>,
-    depth: u8,
     key: &'a Bytes,
     version: &'a Version,
 }
@@ -85,32 +86,22 @@ fn write(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::
         let mut heads = transaction.open_table(HEADS)?;
         let mut history = transaction.open_table(HISTORY)?;
         for (key, chain) in &sealed.keys {
-            let head = heads.get(key.as_ref())?.map(|row| Head::decode(key, row.value()));
-            let mut previous = head.map(|head| head.facts.position);
-            let mut depth = head.map_or(HISTORY_EVERY - 1, |head| head.depth);
+            let row = encode_head(key, &Facts::of(chain.newest()));
+            let before = heads.insert(key.as_ref(), &row)?;
+            let mut previous = before.map(|row| decode_head(key, row.value()).position);
             for version in chain.iter() {
-                depth = (depth + 1) % HISTORY_EVERY;
                 let position = Position::of(version);
-                // The first version needs no history row: nothing is below it.
-                if depth == 0 && previous.is_some() {
+                // The first version needs no mark: nothing is below it.
+                if previous.is_some() && position.is_marked() {
                     history.insert(history_key(key, position).as_slice(), ())?;
                 }
-                links.push(Link { position, previous, depth, key, version });
+                links.push(Link { position, previous, key, version });
                 previous = Some(position);
             }
-            let head = Head { facts: Facts::of(chain.newest()), depth };
-            heads.insert(key.as_ref(), &head.encode(key))?;
         }
     }
     links.sort_unstable_by_key(|link| link.position);
-    let mut log = transaction.open_table(LOG)?;
-    let mut row = Vec::new();
-    for Link { position, previous, depth, key, version } in links {
-        row.clear();
-        let value = version.value.as_deref().unwrap_or_default();
-        LogRow { facts: Facts::of(version), depth, previous, key, value }.encode(&mut row);
-        log.insert(&position.encode(), row.as_slice())?;
-    }
+    write_log(transaction, &links)?;
     let mut leases = transaction.open_table(LEASES)?;
     for ((lease, key), attached) in &sealed.leases {
         let row = lease_key(*lease, key);
@@ -132,5 +123,31 @@ fn write(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::
     for (range, position) in &sealed.applied {
         applied.insert(range.0, (position.index, position.term))?;
     }
+    Ok(())
+}
+
+fn write_log(transaction: &WriteTransaction, links: &[Link<'_>]) -> Result<(), redb::Error> {
+    let mut log = transaction.open_table(LOG)?;
+    let newest = log.last()?.map(|(position, _)| Position::decode(position.value()));
+    let mut row = Vec::new();
+    let encode = |link: &Link<'_>, row: &mut Vec<u8>| {
+        let Link { position: _, previous, key, version } = *link;
+        let value = version.value.as_deref().unwrap_or_default();
+        row.clear();
+        LogRow { facts: Facts::of(version), previous, key, value }.encode(row);
+    };
+    // Ranges that lag behind others bring a few changes older than some that are written; all
+    // others go to the end of the table, which is much cheaper.
+    let older = links.partition_point(|link| Some(link.position) <= newest);
+    for link in &links[..older] {
+        encode(link, &mut row);
+        log.insert(&link.position.encode(), row.as_slice())?;
+    }
+    let mut end = log.upper_bound_mut(Bound::<&[u8; POSITION_LEN]>::Unbounded)?;
+    for link in &links[older..] {
+        encode(link, &mut row);
+        end.insert_before(&link.position.encode(), row.as_slice())?;
+    }
+    end.close()?;
     Ok(())
 }

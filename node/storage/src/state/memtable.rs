@@ -9,6 +9,7 @@ use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, printable};
 use holdfast_core::state::{Applied, ApplyBatch, Version};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 /// What one change costs beside its key and value: tree nodes and a version.
@@ -86,20 +87,20 @@ impl Memtable {
             let (key, version) = (&mutation.key, &mutation.version);
             self.bytes += CHANGE_BYTES + key.len() + version.value.as_ref().map_or(0, Bytes::len);
             self.order.insert(Position::of(version), key.clone());
-            match self.keys.get_mut(key) {
-                Some(chain) => {
+            match self.keys.entry(key.clone()) {
+                Entry::Occupied(mut chain) => {
+                    let newest = Position::of(&chain.get().newest);
                     assert!(
-                        Position::of(chain.newest()) < Position::of(version),
+                        newest < Position::of(version),
                         "key {} changes at revision {} after revision {}",
                         printable(key),
                         version.mod_revision,
-                        chain.newest().mod_revision
+                        newest.revision
                     );
-                    chain.push(version.clone());
+                    chain.get_mut().push(version.clone());
                 }
-                None => {
-                    let chain = Chain { newest: version.clone(), older: Vec::new() };
-                    self.keys.insert(key.clone(), chain);
+                Entry::Vacant(place) => {
+                    place.insert(Chain { newest: version.clone(), older: Vec::new() });
                 }
             }
             if mutation.prev_lease != 0 && mutation.prev_lease != version.lease {

@@ -5,7 +5,7 @@
 //! nothing at or below the read's revision is still to come, the chunks fit together.
 
 use crate::state::State;
-use crate::state::codec::{Facts, Head, LogRow, Position};
+use crate::state::codec::{Facts, LogRow, Position};
 use crate::state::memtable::{Chain, Memtable};
 use crate::state::tables::DiskView;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ impl State {
         let sealed = below.flushing.as_ref().and_then(|table| table.keys.get(key));
         match sealed {
             Some(chain) => Some(Facts::of(chain.newest())),
-            None => below.disk.head(key).map(|head| head.facts),
+            None => below.disk.head(key),
         }
     }
 }
@@ -170,7 +170,7 @@ enum Found<T> {
     /// Picked from a memtable.
     Memory(T),
     /// In the file, at or below this newest version.
-    Disk(Head),
+    Disk(Facts),
 }
 
 /// A part of a scan.

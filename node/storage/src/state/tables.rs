@@ -5,8 +5,8 @@
 
 use crate::error::{Result, StorageError};
 use crate::state::codec::{
-    HEAD_LEN, Head, LogRow, POSITION_LEN, Position, after_number, history_key, history_position,
-    lease_key, system_key,
+    Facts, HEAD_LEN, LogRow, POSITION_LEN, Position, after_number, decode_head, history_key,
+    history_position, lease_key, system_key,
 };
 use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
@@ -20,7 +20,7 @@ use std::ops::Bound;
 pub const HEADS: TableDefinition<&[u8], &[u8; HEAD_LEN]> = TableDefinition::new("heads");
 /// Every version, in the order of changes.
 pub const LOG: TableDefinition<&[u8; POSITION_LEN], &[u8]> = TableDefinition::new("log");
-/// Every sixteenth version of a key, to find old versions by.
+/// Some of the versions of each key, to find old versions by; see [`Position::is_marked`].
 pub const HISTORY: TableDefinition<&[u8], ()> = TableDefinition::new("history");
 /// Keys attached to client leases.
 pub const LEASES: TableDefinition<&[u8], ()> = TableDefinition::new("leases");
@@ -122,13 +122,13 @@ impl DiskView {
     }
 
     /// The newest version of a key, without its value.
-    pub fn head(&self, key: &[u8]) -> Option<Head> {
+    pub fn head(&self, key: &[u8]) -> Option<Facts> {
         let row = must(self.heads.get(key))?;
-        Some(Head::decode(key, row.value()))
+        Some(decode_head(key, row.value()))
     }
 
     /// Keys of `span` at or after `from` with their newest versions, at most `limit`.
-    pub fn heads(&self, from: &[u8], end: Option<&Bytes>, limit: usize) -> Vec<(Bytes, Head)> {
+    pub fn heads(&self, from: &[u8], end: Option<&Bytes>, limit: usize) -> Vec<(Bytes, Facts)> {
         let upper = end.map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_ref()));
         if end.is_some_and(|end| end.as_ref() <= from) {
             return Vec::new();
@@ -138,31 +138,37 @@ impl DiskView {
             .map(|row| {
                 let (key, head) = must(row);
                 let key = Bytes::copy_from_slice(key.value());
-                let head = Head::decode(&key, head.value());
+                let head = decode_head(&key, head.value());
                 (key, head)
             })
             .collect()
     }
 
     /// The version that `head` of `key` names.
-    pub fn newest(&self, key: &[u8], head: &Head, values: bool) -> Version {
-        if !values || head.facts.tombstone {
-            return head.facts.with(Bytes::new());
+    pub fn newest(&self, key: &[u8], head: &Facts, values: bool) -> Version {
+        if !values || head.tombstone {
+            return head.with(Bytes::new());
         }
-        let row = self.row(head.facts.position).unwrap_or_else(|| lost(key, head.facts.position));
-        check_key(key, &decode(head.facts.position, &row)).to_version()
+        let row = self.row(head.position).unwrap_or_else(|| lost(key, head.position));
+        check_key(key, &decode(head.position, &row)).to_version()
     }
 
     /// The newest version of `key` at or below `revision`.
-    pub fn at(&self, key: &[u8], head: &Head, revision: Revision, values: bool) -> Option<Version> {
-        if head.facts.position.revision <= revision {
+    pub fn at(
+        &self,
+        key: &[u8],
+        head: &Facts,
+        revision: Revision,
+        values: bool,
+    ) -> Option<Version> {
+        if head.position.revision <= revision {
             return Some(self.newest(key, head, values));
         }
         // Start at the first version above that has a history row, else at the newest.
         let from = history_key(key, Position { revision: revision.saturating_add(1), sub: 0 });
-        let to = history_key(key, head.facts.position);
+        let to = history_key(key, head.position);
         let mut rows = must(self.history.range::<&[u8]>(from.as_slice()..=to.as_slice()));
-        let mut position = rows.next().map_or(head.facts.position, |row| {
+        let mut position = rows.next().map_or(head.position, |row| {
             let (row, ()) = must(row.map(|(row, _)| (row, ())));
             history_position(row.value())
         });
@@ -183,9 +189,9 @@ impl DiskView {
     }
 
     /// All versions of `key`, oldest first, as far as they are there.
-    pub fn versions(&self, key: &[u8], head: &Head) -> Vec<(Version, u8)> {
+    pub fn versions(&self, key: &[u8], head: &Facts) -> Vec<Version> {
         let mut versions = Vec::new();
-        let mut next = Some(head.facts.position);
+        let mut next = Some(head.position);
         while let Some(position) = next {
             let Some(row) = self.row(position) else {
                 if position.revision <= self.pruned {
@@ -194,7 +200,7 @@ impl DiskView {
                 lost(key, position)
             };
             let row = check_key(key, &decode(position, &row));
-            versions.push((row.to_version(), row.depth));
+            versions.push(row.to_version());
             next = row.previous;
         }
         versions.reverse();
