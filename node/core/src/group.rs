@@ -355,6 +355,11 @@ impl Group {
         }
     }
 
+    /// Term and vote as last made durable (or on the way).
+    pub fn hard_state(&self) -> HardState {
+        self.full_hard_state()
+    }
+
     fn full_hard_state(&self) -> HardState {
         self.raft.store().initial_state().expect("the log view cannot fail").hard_state
     }
@@ -373,6 +378,11 @@ impl Group {
         let persisted = self.persisted;
         self.raft.mut_store().shrink(persisted);
         released
+    }
+
+    /// True if something waits for the disk.
+    pub fn is_waiting(&self) -> bool {
+        !self.outstanding.is_empty()
     }
 
     /// True if nothing waits for the disk and nothing is left to do.

@@ -46,3 +46,5 @@ pub mod replica;
 pub mod bootstrap;
 
 pub mod status;
+
+pub mod node;

@@ -1,0 +1,734 @@
+//! One node of the cluster: gateway, replicas and, on the meta range's leader, the sequencer.
+//!
+//! ```text
+//!  client ─► router ─► replica (leaseholder) ─► session ─► sequencer (maybe another node)
+//!    ▲                     │ propose                            │ revision
+//!    └──── answer ◄─ apply ◄─ raft group ◄── log + peers ◄──────┘
+//! ```
+//!
+//! Invariants: no clock, thread, socket, file or dice; everything that leaves, leaves in
+//! [`Effects`]; what is applied in a turn is not read before the edge has made it visible.
+
+use crate::command::MetaEntry;
+use crate::descriptor::NodeState;
+use crate::effects::{
+    ClientToken, Effects, Input, LogReads, LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect,
+    WatchToken,
+};
+use crate::error::{Error, Misrouted};
+use crate::group::{Group, decode_raft, encode_raft};
+use crate::ids::{Index, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision};
+use crate::leaseholder::{Asker, Cookie, Out, View};
+use crate::message::{Message, Outcome, SequencerItem};
+use crate::meta::MetaState;
+use crate::read::{Origin, ReadTask, ReadWork};
+use crate::replica::{Lease, Replica};
+use crate::sequencer::Sequencer;
+use crate::session::Session;
+use crate::state::{ApplyBatch, StateReads};
+use crate::status::Counters;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+mod applying;
+mod leadership;
+mod meta_service;
+mod routing;
+mod status;
+mod watching;
+
+use meta_service::{MetaService, Question};
+use routing::Router;
+use watching::Watching;
+
+/// A pause of this process longer than this (in milliseconds) means that its idea of who was
+/// silent for how long is worthless.
+const PAUSE_MS: Millis = 400;
+
+/// Inputs processed from the own loop-back queue in one turn; a bound against endless turns.
+const LOOPBACK_MAX: usize = 100_000;
+
+/// Settings of a node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// A number never used by another run of any node.
+    pub incarnation: u64,
+    /// Length of a raft tick.
+    pub tick_ms: Millis,
+    /// Silence after which a node counts as gone, and a follower stands for election.
+    pub election_ms: Millis,
+    /// Bytes of log kept for members that are behind (all ranges together).
+    pub log_budget: u64,
+}
+
+impl Config {
+    /// Defaults for a node.
+    pub fn new(node: NodeId, incarnation: u64) -> Self {
+        Self { node, incarnation, tick_ms: 100, election_ms: 1000, log_budget: 1 << 30 }
+    }
+
+    fn election_ticks(&self) -> usize {
+        (self.election_ms / self.tick_ms).max(2) as usize
+    }
+}
+
+/// What is known of another node's liveness.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    last_heard: Millis,
+    last_sent: Millis,
+    connected: bool,
+    incarnation: u64,
+    down: bool,
+    down_since: Millis,
+}
+
+/// Comes back with an answer of the sequencer.
+#[derive(Debug)]
+enum Asked {
+    /// For the leaseholder of the range named in the item.
+    Range(Cookie),
+    /// The current revision, for a multi-range read.
+    Gather(u64),
+    /// The current revision, for a new watch.
+    Watch(WatchToken),
+    /// The current revision, for a client.
+    Client(u64),
+}
+
+/// See the module.
+pub struct Node {
+    config: Config,
+    now: Millis,
+    last_tick: Millis,
+    reader: Arc<dyn LogReads>,
+    replicas: BTreeMap<RangeId, Replica>,
+    meta: MetaState,
+    service: MetaService,
+    sequencer: Sequencer<Question>,
+    session: Session<Asked>,
+    session_retry_at: Option<Millis>,
+    router: Router,
+    watching: Watching,
+    peers: BTreeMap<NodeId, Peer>,
+    dirty: BTreeSet<RangeId>,
+    loopback: VecDeque<Message>,
+    persist_sequence: u64,
+    unblock: BTreeSet<RangeId>,
+    /// Requests of other nodes that waited for a lease which is here now.
+    later: VecDeque<(NodeId, crate::message::RoutedRequest)>,
+    effects: Effects,
+    out: Out,
+    full: bool,
+    stopping: bool,
+    counters: Counters,
+    /// First revision that this sequencer grants.
+    first_next: Revision,
+    known_peers: Vec<(NodeId, String)>,
+    /// Raft snapshots received, waiting for the raft library to take them.
+    staged: BTreeMap<RangeId, (u64, crate::descriptor::RangeDescriptor)>,
+}
+
+impl Node {
+    /// A node that continues from what is on disk.
+    ///
+    /// # Errors
+    /// State that cannot be read.
+    pub fn new(
+        config: Config,
+        now: Millis,
+        reader: Arc<dyn LogReads>,
+        state: &dyn StateReads,
+        boots: Vec<ReplicaBoot>,
+    ) -> Result<Self, String> {
+        let mut node = Self {
+            router: Router::new(config.incarnation),
+            config,
+            now,
+            last_tick: now,
+            reader,
+            replicas: BTreeMap::new(),
+            meta: MetaState::default(),
+            service: MetaService::default(),
+            sequencer: Sequencer::new(),
+            session: Session::new(),
+            session_retry_at: None,
+            watching: Watching::default(),
+            peers: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            loopback: VecDeque::new(),
+            persist_sequence: 0,
+            unblock: BTreeSet::new(),
+            later: VecDeque::new(),
+            effects: Effects::default(),
+            out: Out::default(),
+            full: false,
+            stopping: false,
+            counters: Counters::default(),
+            first_next: 0,
+            known_peers: Vec::new(),
+            staged: BTreeMap::new(),
+        };
+        for boot in boots {
+            let rows = state.system_rows(boot.range);
+            if boot.range == META_RANGE {
+                node.meta = MetaState::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
+            }
+            node.start_replica(boot, &rows)?;
+        }
+        node.meta_changed();
+        for replica in node.replicas.values_mut() {
+            // At a cold start the first in rank stands at once; the others give it time.
+            let rank = replica.rank(|_| true);
+            replica.campaign_in = Some(rank as u32 * 3 + 1);
+        }
+        Ok(node)
+    }
+
+    fn start_replica(
+        &mut self,
+        boot: ReplicaBoot,
+        rows: &[(bytes::Bytes, bytes::Bytes)],
+    ) -> Result<(), String> {
+        let range = boot.range;
+        let applied = boot.applied;
+        let members = Replica::load_members(rows)?;
+        let me = match rows.iter().find(|(key, _)| key.as_ref() == crate::replica::DESCRIPTOR_ROW) {
+            Some((_, value)) => {
+                let descriptor: crate::descriptor::RangeDescriptor = postcard::from_bytes(value)
+                    .map_err(|error| format!("malformed descriptor of {range}: {error}"))?;
+                match descriptor.replica_on(self.config.node) {
+                    Some(replica) => replica.replica,
+                    // Removed while away: nothing to run.
+                    None => return Ok(()),
+                }
+            }
+            // Being added: the raft snapshot has not come yet; its first message names it again.
+            None => return Ok(()),
+        };
+        let group =
+            Group::new(me, boot, members, self.reader.clone(), self.config.election_ticks());
+        let replica = Replica::new(range, group, applied, rows)?;
+        self.replicas.insert(range, replica);
+        self.dirty.insert(range);
+        Ok(())
+    }
+
+    /// Something happened. Its consequences come with [`Self::effects`].
+    pub fn step(&mut self, now: Millis, input: Input, state: &dyn StateReads) {
+        if now > self.now + PAUSE_MS {
+            self.woke_from_pause(now);
+        }
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => self.tick(),
+            Input::Request { token, deadline, request } => {
+                self.client_request(token, deadline, request, state);
+            }
+            Input::Abandon { token } => self.router.abandon(token),
+            Input::Message { from, message } => {
+                self.heard(from);
+                self.message(from, message, state);
+            }
+            Input::Persisted { sequence } => self.persisted(sequence),
+            Input::PeerConnected { peer } => self.peer_connected(peer, state),
+            Input::PeerLost { peer, refused } => self.peer_lost(peer, refused),
+            Input::ReadDone { gather, part, result } => self.gathered(gather, part, result),
+            Input::SnapshotBuilt { range, to, applied } => self.snapshot_built(range, to, applied),
+            Input::SnapshotSent { range, to, ok } => {
+                if let Some(replica) = self.replicas.get_mut(&range) {
+                    replica.group.snapshot_sent(to, ok);
+                    self.dirty.insert(range);
+                }
+            }
+            Input::SnapshotStaged { from, message, staged } => {
+                self.heard(from);
+                self.snapshot_staged(from, message, staged);
+            }
+            Input::SnapshotInstalled { range } => self.snapshot_installed(range, state),
+            Input::StateDurable { applied } => self.state_durable(&applied),
+            Input::FeedScanned { feed, events, through } => {
+                self.feed_scanned(feed, events, through);
+            }
+            Input::WatchCreate { token, span, start, prev_kv } => {
+                self.watch_create(token, span, start, prev_kv);
+            }
+            Input::WatchCancel { token } => self.watch_cancel(token),
+            Input::DiskFull { full } => self.full = full,
+            Input::Shutdown => self.shutdown(),
+        }
+        self.drain_out();
+    }
+
+    /// Everything that the inputs since the last call ask of the edge.
+    pub fn effects(&mut self, now: Millis, state: &dyn StateReads) -> Effects {
+        self.now = self.now.max(now);
+        for range in std::mem::take(&mut self.unblock) {
+            self.with_leaseholder(range, state, |leaseholder, view, out| {
+                leaseholder.unblock(view, out);
+            });
+        }
+        self.drain_out();
+        let mut committed: BTreeMap<RangeId, Vec<raft::eraftpb::Entry>> = BTreeMap::new();
+        let mut persist = Persist { sequence: self.persist_sequence + 1, ..Persist::default() };
+        for _ in 0..LOOPBACK_MAX {
+            self.sequence_turn();
+            while let Some((from, request)) = self.later.pop_front() {
+                let asker = Asker::Remote { node: from, token: request.token };
+                self.serve(asker, request, state);
+                self.drain_out();
+            }
+            let message = self.loopback.pop_front();
+            let busy = message.is_some();
+            if let Some(message) = message {
+                self.message(self.config.node, message, state);
+                self.drain_out();
+            }
+            self.propose();
+            self.group_turns(&mut persist, &mut committed);
+            if !busy && self.loopback.is_empty() && self.dirty.is_empty() {
+                break;
+            }
+        }
+        for (range, entries) in committed {
+            self.apply(range, entries, state, &mut persist);
+        }
+        self.after_apply();
+        self.drain_out();
+        if !persist.writes.is_empty() {
+            self.persist_sequence += 1;
+            persist.sync = true;
+            self.effects.persist.push(persist);
+        }
+        self.hints();
+        self.effects.again |= !self.loopback.is_empty()
+            || !self.unblock.is_empty()
+            || !self.later.is_empty()
+            || !self.dirty.is_empty();
+        self.effects.handed_over =
+            self.stopping && self.replicas.values().all(|replica| !replica.group.is_leader());
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Sends to a node, or to ourselves.
+    fn send(&mut self, to: NodeId, message: Message) {
+        if to == self.config.node {
+            self.loopback.push_back(message);
+        } else {
+            if let Some(peer) = self.peers.get_mut(&to) {
+                peer.last_sent = self.now;
+            }
+            self.effects.send.push((to, message));
+        }
+    }
+
+    /// The sequencer's part of a turn: number what is queued, and ask what is to be asked.
+    fn sequence_turn(&mut self) {
+        if let Some((to, message)) = self.session.take_unsent() {
+            self.send(to, message);
+        }
+        if self.loopback.is_empty()
+            && let Some(round) = self.sequencer.number(&self.meta)
+            && let Some(replica) = self.replicas.get_mut(&META_RANGE)
+        {
+            self.counters.rounds += 1;
+            replica.group.confirm(round);
+            self.dirty.insert(META_RANGE);
+        }
+        self.sequencer_housekeeping();
+    }
+
+    /// Gives each leaseholder's granted commands to its group.
+    fn propose(&mut self) {
+        let ranges: Vec<RangeId> = self.router.take_proposing();
+        for range in ranges {
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            if !replica.holds_lease() {
+                continue;
+            }
+            for commands in replica.leaseholder.take_proposals() {
+                let data = crate::command::Entry::Commands(commands).encode();
+                self.counters.proposals += 1;
+                if !replica.group.propose(data) {
+                    // Later ones must not overtake it: start over once the log is applied.
+                    replica.reacquire_after = replica.group.last_index();
+                    replica.lease = Lease::None;
+                    replica.leaseholder.abandon(None, &mut self.out);
+                    break;
+                }
+            }
+            replica.asleep = false;
+            replica.idle_ticks = 0;
+            self.dirty.insert(range);
+        }
+        let changes = self.service.take_changes();
+        if !changes.is_empty() {
+            self.propose_meta(changes);
+        }
+    }
+
+    fn propose_meta(&mut self, changes: Vec<MetaEntry>) {
+        if let Some(replica) = self.replicas.get_mut(&META_RANGE) {
+            let data = crate::command::Entry::Meta(changes).encode();
+            self.counters.proposals += 1;
+            // If it is refused, whoever waits for it asks again.
+            if !replica.group.propose(data) {
+                self.service.proposal_refused(&mut self.out);
+            }
+            self.dirty.insert(META_RANGE);
+        }
+    }
+
+    /// Collects what the raft groups that were touched bring.
+    fn group_turns(
+        &mut self,
+        persist: &mut Persist,
+        committed: &mut BTreeMap<RangeId, Vec<raft::eraftpb::Entry>>,
+    ) {
+        for range in std::mem::take(&mut self.dirty) {
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            let Some(turn) = replica.group.turn(persist.sequence) else {
+                self.role_changed(range);
+                continue;
+            };
+            if let Some(write) = turn.write {
+                merge_write(persist, write);
+            }
+            committed.entry(range).or_default().extend(turn.committed);
+            let wanted = replica.group.log().take_wanted();
+            self.send_raft(range, turn.messages);
+            if let Some(snapshot) = turn.snapshot {
+                self.install_snapshot(range, &snapshot);
+            }
+            for read in turn.reads {
+                if range == META_RANGE && read.request_ctx.len() == 8 {
+                    let round: [u8; 8] =
+                        read.request_ctx.as_slice().try_into().expect("length checked");
+                    self.round_confirmed(u64::from_be_bytes(round));
+                }
+            }
+            for to in wanted {
+                self.snapshot_wanted(range, ReplicaId(to));
+            }
+            self.role_changed(range);
+        }
+    }
+
+    fn send_raft(&mut self, range: RangeId, messages: Vec<raft::eraftpb::Message>) {
+        for message in messages {
+            let to = ReplicaId(message.to);
+            let Some(replica) = self.replicas.get_mut(&range) else { return };
+            let Some(node) = replica.node_of(to).or_else(|| {
+                // A replica without a descriptor answers whoever wrote to it.
+                replica.last_leader
+            }) else {
+                continue;
+            };
+            if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot {
+                replica.group.log_mut().set_snapshot(None);
+                let from = replica.group.me();
+                self.counters.snapshots_sent += 1;
+                self.effects.snapshots.push(SnapshotEffect::Stream {
+                    range,
+                    to,
+                    node,
+                    message: Message::Raft { range, from, to, data: encode_raft(&message) },
+                });
+                continue;
+            }
+            let from = ReplicaId(message.from);
+            let data = encode_raft(&message);
+            self.send(node, Message::Raft { range, from, to, data });
+        }
+    }
+
+    fn persisted(&mut self, sequence: u64) {
+        let ranges: Vec<RangeId> = self.replicas.keys().copied().collect();
+        for range in ranges {
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            if !replica.group.is_waiting() {
+                continue;
+            }
+            let released = replica.group.persisted(sequence);
+            self.dirty.insert(range);
+            self.send_raft(range, released);
+        }
+    }
+
+    /// Runs something on the leaseholder of a range, if this node holds the range lease.
+    fn with_leaseholder<R>(
+        &mut self,
+        range: RangeId,
+        state: &dyn StateReads,
+        run: impl FnOnce(&mut crate::leaseholder::Leaseholder, &View<'_>, &mut Out) -> R,
+    ) -> Option<R> {
+        let replica = self.replicas.get_mut(&range)?;
+        if !replica.holds_lease() {
+            return None;
+        }
+        let descriptor = replica.descriptor.as_ref()?;
+        let view = View {
+            state,
+            dedup: &replica.dedup,
+            span: &descriptor.span,
+            known: self.session.known(),
+            compacted: self.session.compacted().max(self.meta.compacted()),
+            full: self.full,
+        };
+        let result = run(&mut replica.leaseholder, &view, &mut self.out);
+        let (term, generation) = (replica.group.term(), descriptor.generation);
+        for (kind, cookie) in self.out.questions.drain(..) {
+            let item = SequencerItem { range, term, generation, kind };
+            self.session.ask(item, Asked::Range(cookie));
+        }
+        if replica.asleep {
+            replica.asleep = false;
+            replica.idle_ticks = 0;
+        }
+        Some(result)
+    }
+
+    /// Sends answers and reads where they belong.
+    fn drain_out(&mut self) {
+        while !self.out.outcomes.is_empty() || !self.out.reads.is_empty() {
+            let out = std::mem::take(&mut self.out);
+            for (asker, outcome) in out.outcomes {
+                self.outcome(asker, outcome);
+            }
+            for (asker, work) in out.reads {
+                self.read(asker, work);
+            }
+        }
+    }
+
+    fn outcome(&mut self, asker: Asker, mut outcome: Outcome) {
+        if let Outcome::Misrouted { reason: Misrouted::RangeMoved, descriptors } = &mut outcome {
+            descriptors
+                .extend(self.replicas.values().filter_map(|replica| replica.descriptor.clone()));
+        }
+        match asker {
+            Asker::Local(sequence) => self.routed_outcome(sequence, outcome),
+            Asker::Remote { node, token } => self.send(node, Message::Reply { token, outcome }),
+            Asker::Nobody => {}
+        }
+    }
+
+    fn read(&mut self, asker: Asker, work: ReadWork) {
+        let origin = match asker {
+            Asker::Local(sequence) => match self.router.read_started(sequence) {
+                Some(origin) => origin,
+                None => return,
+            },
+            Asker::Remote { node, token } => Origin::Remote { node, token },
+            Asker::Nobody => return,
+        };
+        self.effects.reads.push(ReadTask { origin, work });
+    }
+
+    fn message(&mut self, from: NodeId, message: Message, state: &dyn StateReads) {
+        match message {
+            Message::Raft { range, from: from_replica, to, data } => {
+                self.raft_message(from, range, from_replica, to, &data);
+            }
+            Message::Heartbeat { incarnation } => self.heartbeat(from, incarnation),
+            Message::Request(request) => {
+                let asker = if from == self.config.node {
+                    Asker::Local(request.token)
+                } else {
+                    Asker::Remote { node: from, token: request.token }
+                };
+                self.serve(asker, *request, state);
+            }
+            Message::Reply { token, outcome } => self.routed_outcome(token, outcome),
+            Message::SequencerAsk { session, first, items } => {
+                if !self.sequencer.ask(from, session, first, items) {
+                    self.send(from, Message::SequencerRefused { session });
+                }
+            }
+            Message::SequencerAnswer { session, first, answers, compacted } => {
+                self.sequencer_answered(session, first, &answers, compacted, state);
+            }
+            Message::SequencerRefused { session } => {
+                if self.session.is_current(session) {
+                    self.session_retry_at.get_or_insert(self.now + 5);
+                }
+            }
+            Message::SequencerHint { revision } => self.hinted(revision, state),
+            Message::WantHints(wanted) => self.sequencer.want_hints(from, wanted),
+            Message::Quiesce { range, term, index } => self.quiesce(range, term, index),
+            Message::Wake { range } => self.wake(range),
+            Message::FeedStart(start) => self.feed_start(from, start),
+            Message::FeedStop { feed } => self.feed_stop(feed),
+            Message::FeedEvents { feed, events, through } => {
+                self.feed_events(feed, events, through);
+            }
+            Message::FeedEnded { feed, compacted } => self.feed_ended(feed, compacted),
+            Message::Tombstone { range, replica } => self.tombstone(range, replica),
+        }
+    }
+
+    fn raft_message(
+        &mut self,
+        from: NodeId,
+        range: RangeId,
+        from_replica: ReplicaId,
+        to: ReplicaId,
+        data: &[u8],
+    ) {
+        // What cannot be read comes from another version: the sender will notice the silence.
+        let Ok(message) = decode_raft(data) else { return };
+        if !self.replicas.contains_key(&range) {
+            self.create_replica(range, to, from);
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if replica.group.me() != to {
+            return;
+        }
+        if replica.descriptor.is_none() {
+            replica.last_leader = Some(from);
+        } else if replica.node_of(from_replica).is_none_or(|node| node != from) {
+            // A member that we do not know (yet): only a leader of a newer configuration can be
+            // right, and then its log will tell us.
+            if message.term < replica.group.term() {
+                return;
+            }
+        }
+        if replica.asleep {
+            replica.asleep = false;
+            replica.idle_ticks = 0;
+        }
+        replica.group.step(message);
+        self.dirty.insert(range);
+    }
+
+    /// A message for a replica that is not here: if the directory says that it should be, it is
+    /// being added, and a raft snapshot will fill it.
+    fn create_replica(&mut self, range: RangeId, replica: ReplicaId, from: NodeId) {
+        let known = range == META_RANGE && self.replicas.is_empty()
+            || self
+                .meta
+                .ranges()
+                .get(&range)
+                .and_then(|descriptor| descriptor.replica(replica))
+                .is_some_and(|found| found.node == self.config.node);
+        if !known {
+            return;
+        }
+        let boot = ReplicaBoot { range, ..ReplicaBoot::default() };
+        let group = Group::new(
+            replica,
+            boot,
+            raft::eraftpb::ConfState::default(),
+            self.reader.clone(),
+            self.config.election_ticks(),
+        );
+        let mut created = Replica::new(range, group, crate::state::Applied::default(), &[])
+            .expect("no rows, nothing to misread");
+        created.last_leader = Some(from);
+        self.replicas.insert(range, created);
+    }
+
+    fn state_durable(&mut self, applied: &[(RangeId, Index)]) {
+        let mut writes = Vec::new();
+        for (range, index) in applied {
+            let Some(replica) = self.replicas.get_mut(range) else { continue };
+            replica.durable = replica.durable.max(*index);
+            if let Some(cut) = truncation(replica, self.config.log_budget) {
+                replica.group.log_mut().truncate(cut);
+                writes.push(LogWrite { range: *range, truncate: Some(cut), ..LogWrite::default() });
+            }
+        }
+        if !writes.is_empty() {
+            self.persist_sequence += 1;
+            self.effects.persist.push(Persist {
+                sequence: self.persist_sequence,
+                sync: false,
+                writes,
+            });
+        }
+    }
+
+    /// Is this node marked as one that leads nothing?
+    fn is_draining(&self, node: NodeId) -> bool {
+        self.meta.nodes().get(&node).is_some_and(|record| {
+            matches!(record.state, NodeState::Draining | NodeState::Tombstoned)
+        })
+    }
+
+    fn fail_client(&mut self, token: ClientToken, error: Error) {
+        self.effects.replies.push((token, Err(error)));
+    }
+
+    fn apply_batch(&mut self, batch: ApplyBatch) {
+        self.effects.apply.push(batch);
+    }
+
+    /// The incarnation, also the gateway's name in request ids.
+    fn request_id(&self, sequence: u64) -> RequestId {
+        RequestId { gateway: self.config.incarnation, sequence }
+    }
+
+    /// The newest revision that this node has heard of.
+    pub fn known_revision(&self) -> Revision {
+        self.session
+            .known()
+            .max(self.replicas.values().map(|replica| replica.revision).max().unwrap_or_default())
+    }
+}
+
+/// Two turns of a group in one write: the later one continues (or replaces the tail of) the first.
+fn merge_write(persist: &mut Persist, write: LogWrite) {
+    let Some(same) = persist.writes.iter_mut().find(|known| known.range == write.range) else {
+        persist.writes.push(write);
+        return;
+    };
+    if let Some(first) = write.entries.first() {
+        let keep = same.entries.iter().take_while(|entry| entry.index < first.index).count();
+        same.entries.truncate(keep);
+        same.entries.extend(write.entries);
+    }
+    same.hard_state = write.hard_state.or(same.hard_state.take());
+    same.truncate = write.truncate.or(same.truncate);
+    same.destroy |= write.destroy;
+}
+
+/// How far the log of a replica may be cut: below what is durable in the state, and keeping what
+/// members that are behind still need, within the budget.
+fn truncation(replica: &Replica, budget: u64) -> Option<crate::state::Applied> {
+    /// Entries kept for members that are a little behind, whatever happens.
+    const KEEP: Index = 2_000;
+    /// Cuts smaller than this are not worth a write.
+    const STEP: Index = 5_000;
+    let first = replica.group.log().truncated().index;
+    let mut cut = replica.durable.saturating_sub(KEEP);
+    if replica.group.is_leader() {
+        let slowest = replica
+            .group
+            .progress()
+            .iter()
+            .map(|(_, matched, _, snapshot)| if *snapshot { Index::MAX } else { *matched })
+            .min()
+            .unwrap_or(Index::MAX);
+        // Within the budget, an absent member finds all it missed; entries are assumed to be of
+        // the average size that the budget is meant for.
+        let absent_max = budget / 512;
+        cut = cut.min(slowest.max(cut.saturating_sub(absent_max)));
+    } else {
+        // A follower may lead tomorrow: it keeps as much as a leader might need to.
+        let absent_max = budget / 512;
+        cut = cut.min(
+            replica
+                .group
+                .last_index()
+                .saturating_sub(absent_max)
+                .max(replica.group.log().truncated().index),
+        );
+    }
+    if cut < first + STEP {
+        return None;
+    }
+    let term = replica.group.log().term_at(cut)?;
+    Some(crate::state::Applied { index: cut, term })
+}

@@ -1,0 +1,331 @@
+//! Applying what is committed, and what follows from it: answers, events, cuts, members, raft
+//! snapshots.
+
+use super::Node;
+use crate::bootstrap::{START, initial_hard_state, initial_log};
+use crate::descriptor::RangeDescriptor;
+use crate::effects::{Persist, ReplicaBoot, SnapshotEffect};
+use crate::error::{Error, Misrouted};
+use crate::group::{Group, decode_raft};
+use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
+use crate::leaseholder::{Asker, View};
+use crate::message::{Message, Outcome};
+use crate::replica::{Lease, Replica, Split};
+use crate::request::Response;
+use crate::state::{Applied, ApplyBatch, StateReads};
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Snapshot};
+
+impl Node {
+    /// Applies a range's committed entries of this turn.
+    pub(super) fn apply(
+        &mut self,
+        range: RangeId,
+        entries: Vec<raft::eraftpb::Entry>,
+        state: &dyn StateReads,
+        persist: &mut Persist,
+    ) {
+        if entries.is_empty() {
+            return;
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let mut done = replica.apply(entries, state);
+        self.counters.applied += done.commands.len() as u64;
+        let meta = std::mem::take(&mut done.meta);
+        for entry in &meta {
+            let answer = self.meta.apply(entry, &mut done.batch.system);
+            self.meta_applied(entry, answer);
+        }
+        if !meta.is_empty() {
+            self.meta_changed();
+        }
+        self.publish(range, &done.batch, state);
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if replica.holds_lease()
+            && let Some(descriptor) = &replica.descriptor
+        {
+            let view = View {
+                state,
+                dedup: &replica.dedup,
+                span: &descriptor.span,
+                known: self.session.known(),
+                compacted: self.session.compacted().max(self.meta.compacted()),
+                full: self.full,
+            };
+            for (revision, mutations) in &done.commands {
+                let mutations = &done.batch.mutations[mutations.clone()];
+                replica.leaseholder.applied(*revision, mutations, &view, &mut self.out);
+            }
+            self.unblock.insert(range);
+        }
+        self.apply_batch(done.batch);
+        for split in done.splits {
+            self.split_applied(range, split, persist);
+        }
+        if done.changed {
+            self.descriptor_changed(range);
+        }
+        for removed in done.removed {
+            if removed.node == self.config.node {
+                self.remove_replica(range);
+            } else {
+                self.send(removed.node, Message::Tombstone { range, replica: removed.replica });
+            }
+        }
+        // The own-term entry may just have been applied.
+        self.role_changed(range);
+    }
+
+    /// After everything of this turn was applied.
+    pub(super) fn after_apply(&mut self) {
+        self.flush_watermarks();
+    }
+
+    fn descriptor_changed(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(descriptor) = replica.descriptor.clone() else { return };
+        self.meta.learn(&descriptor);
+        let feeds: Vec<_> = replica
+            .subscribers
+            .iter()
+            .filter(|(_, subscriber)| !descriptor.span.covers(&subscriber.span))
+            .map(|(feed, _)| *feed)
+            .collect();
+        for feed in &feeds {
+            replica.subscribers.remove(feed);
+        }
+        // The sequencer refuses questions that name the old generation: tell it the new one.
+        if matches!(replica.lease, Lease::Held(_) | Lease::Registering(_)) {
+            replica.lease = Lease::None;
+            replica.leaseholder.abandon(None, &mut self.out);
+            replica.reacquire_after = replica.applied.index;
+        }
+        if let Some((id, asker)) = replica.admin.take() {
+            let _: RequestId = id;
+            let message = format!("{range} is now {}", descriptor.span);
+            self.outcome(asker, Outcome::Done(Ok(Response::Admin { message })));
+        }
+        for feed in feeds {
+            self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
+        }
+        self.dirty.insert(range);
+    }
+
+    // Cuts.
+
+    pub(super) fn serve_split(
+        &mut self,
+        asker: Asker,
+        id: RequestId,
+        range: RangeId,
+        key: Bytes,
+        child: RangeId,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(descriptor) = &replica.descriptor else { return };
+        if !descriptor.span.contains(&key) {
+            return self.out.misrouted(asker, Misrouted::RangeMoved);
+        }
+        let refusal = if descriptor.span.start == key {
+            Some(format!("{range} starts at {} already", crate::key::printable(&key)))
+        } else if replica.admin.is_some() {
+            Some(format!("{range} is being changed already: try again"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.outcome(asker, Outcome::Done(Err(Error::Refused(refusal))));
+        }
+        let entry =
+            crate::command::Entry::Split { id, key, child, generation: descriptor.generation };
+        if replica.group.propose(entry.encode()) {
+            replica.admin = Some((id, asker));
+            self.dirty.insert(range);
+        } else {
+            self.out.misrouted(asker, Misrouted::Busy);
+        }
+    }
+
+    fn split_applied(&mut self, parent: RangeId, split: Split, persist: &mut Persist) {
+        let child = split.child;
+        let id = child.id;
+        let Some(own) = child.replica_on(self.config.node) else { return };
+        let Some(parent_replica) = self.replicas.get(&parent) else { return };
+        let leads = parent_replica.group.is_leader();
+        let mut system = Replica::initial_rows(&child);
+        parent_replica.dedup.all_rows(&mut system);
+        system.push(crate::state::SystemRow {
+            key: Bytes::from_static(crate::replica::REVISION_ROW),
+            value: Some(
+                postcard::to_stdvec(&parent_replica.revision)
+                    .expect("a revision can be encoded")
+                    .into(),
+            ),
+        });
+        // A replica of the child may be here already, empty, because its leader wrote first. Its
+        // vote must not be forgotten.
+        let before = match self.replicas.remove(&id) {
+            Some(early) if early.descriptor.is_some() => {
+                self.replicas.insert(id, early);
+                return;
+            }
+            Some(early) => early.group.hard_state(),
+            None => raft::eraftpb::HardState::default(),
+        };
+        let hard_state = initial_hard_state(before.clone());
+        super::merge_write(persist, initial_log(id, before));
+        let rows: Vec<(Bytes, Bytes)> =
+            system.iter().filter_map(|row| Some((row.key.clone(), row.value.clone()?))).collect();
+        let boot = ReplicaBoot {
+            range: id,
+            hard_state,
+            truncated: START,
+            last_index: START.index,
+            applied: START,
+        };
+        let members: ConfState =
+            Replica::load_members(&rows).expect("rows written above can be read");
+        let group = Group::new(
+            own.replica,
+            boot,
+            members,
+            self.reader.clone(),
+            self.config.election_ticks(),
+        );
+        let mut replica =
+            Replica::new(id, group, START, &rows).expect("rows written above can be read");
+        replica.parent = Some((parent, split.parent_generation));
+        if leads {
+            replica.group.campaign();
+        } else {
+            replica.campaign_in = Some(10);
+        }
+        self.replicas.insert(id, replica);
+        self.apply_batch(ApplyBatch { range: id, applied: START, mutations: Vec::new(), system });
+        self.meta.learn(&child);
+        self.dirty.insert(id);
+    }
+
+    // Members.
+
+    pub(super) fn serve_change_replicas(
+        &mut self,
+        asker: Asker,
+        _id: RequestId,
+        range: RangeId,
+        _change: (Option<NodeId>, Option<NodeId>),
+        _generation: u64,
+    ) {
+        let error = Error::Refused(format!("members of {range} cannot be changed yet"));
+        self.outcome(asker, Outcome::Done(Err(error)));
+    }
+
+    fn remove_replica(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.remove(&range) else { return };
+        let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
+        self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
+    }
+
+    pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
+        if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
+            self.remove_replica(range);
+        }
+    }
+
+    // Raft snapshots.
+
+    pub(super) fn snapshot_wanted(&mut self, range: RangeId, to: ReplicaId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(descriptor) = &replica.descriptor else { return };
+        if replica.pinning.contains(&to.0) {
+            return;
+        }
+        replica.pinning.push(to.0);
+        let span = descriptor.span.clone();
+        self.effects.snapshots.push(SnapshotEffect::Build { range, to, span });
+    }
+
+    pub(super) fn snapshot_built(
+        &mut self,
+        range: RangeId,
+        to: ReplicaId,
+        applied: Option<Applied>,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        replica.pinning.retain(|waiting| *waiting != to.0);
+        let Some(applied) = applied else { return };
+        let mut snapshot = Snapshot::default();
+        let members = replica.group.log().conf_state().clone();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = applied.index;
+        metadata.term = applied.term;
+        metadata.set_conf_state(members);
+        // The receiver must know which keys it will have before it has them.
+        if let Some(descriptor) = &replica.descriptor {
+            snapshot.set_data(
+                postcard::to_stdvec(descriptor).expect("a descriptor can be encoded").into(),
+            );
+        }
+        replica.group.log_mut().set_snapshot(Some(snapshot));
+        replica.group.unreachable(to);
+        self.dirty.insert(range);
+    }
+
+    pub(super) fn snapshot_staged(&mut self, from: NodeId, message: Message, staged: u64) {
+        let Message::Raft { range, from: from_replica, to, data } = message else { return };
+        let Ok(raft_message) = decode_raft(&data) else { return };
+        let descriptor: Option<RangeDescriptor> =
+            postcard::from_bytes(&raft_message.get_snapshot().data).ok();
+        let Some(descriptor) = descriptor else { return };
+        let overlaps = self.replicas.values().any(|other| {
+            other.range != range
+                && other.range != META_RANGE
+                && range != META_RANGE
+                && other.descriptor.as_ref().is_some_and(|own| own.span.overlaps(&descriptor.span))
+        });
+        if overlaps {
+            // An older neighbour has still to apply its own cut: the sender will try again.
+            return;
+        }
+        self.staged.insert(range, (staged, descriptor));
+        self.raft_message(from, range, from_replica, to, &data);
+    }
+
+    pub(super) fn install_snapshot(&mut self, range: RangeId, snapshot: &Snapshot) {
+        let Some((staged, descriptor)) = self.staged.remove(&range) else { return };
+        let Some(replica) = self.replicas.get(&range) else { return };
+        let metadata = snapshot.get_metadata();
+        let mut clear = vec![descriptor.span];
+        clear.extend(replica.descriptor.iter().map(|own| own.span.clone()));
+        self.effects.snapshots.push(SnapshotEffect::Install {
+            range,
+            staged,
+            applied: Applied { index: metadata.index, term: metadata.term },
+            clear,
+        });
+    }
+
+    pub(super) fn snapshot_installed(&mut self, range: RangeId, state: &dyn StateReads) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let sequence = self.persist_sequence + 1;
+        let Some((position, turn)) = replica.group.installed(sequence) else { return };
+        self.counters.snapshots_installed += 1;
+        let rows = state.system_rows(range);
+        replica.load(&rows).unwrap_or_else(|error| panic!("{range} after a snapshot: {error}"));
+        replica.applied = position;
+        replica.durable = position.index;
+        if range == META_RANGE {
+            let meta = crate::meta::MetaState::load(
+                rows.iter().map(|(key, value)| (key.as_ref(), value.as_ref())),
+            );
+            self.meta = meta.unwrap_or_else(|error| panic!("meta range after a snapshot: {error}"));
+            self.meta_changed();
+        }
+        self.send_raft(range, turn.messages);
+        if let Some(write) = turn.write {
+            self.persist_sequence = sequence;
+            self.effects.persist.push(Persist { sequence, sync: true, writes: vec![write] });
+        }
+        self.dirty.insert(range);
+    }
+}

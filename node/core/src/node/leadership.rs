@@ -1,0 +1,626 @@
+//! Time, silence and leadership: ticks, liveness of other nodes, elections, sleep, hand-over.
+//!
+//! Invariant: nothing here is needed for safety. A wrong guess about a silent node costs an
+//! election, never a write.
+
+use super::{Asked, Node, PAUSE_MS};
+use crate::command::{MetaChange, MetaEntry};
+use crate::effects::Millis;
+use crate::error::{Error, Misrouted};
+use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Term};
+use crate::leaseholder::{self, Asker};
+use crate::message::{
+    Message, MetaRequest, Outcome, RangeRequest, SequencerItem, SequencerItemKind,
+};
+use crate::replica::Lease;
+use crate::request::Response;
+use crate::state::StateReads;
+
+/// Ticks without work after which a leader puts its range to sleep.
+const SLEEP_TICKS: u32 = 20;
+/// Ticks between campaigns of replicas of successive rank, when a leader is known to be gone.
+const RANK_TICKS: u32 = 2;
+/// Ticks for which a better placed replica must have been ready before it gets the leadership.
+const REBALANCE_TICKS: u32 = 20;
+
+impl Node {
+    /// This process did not run for a while: it cannot say who was silent meanwhile.
+    pub(super) fn woke_from_pause(&mut self, now: Millis) {
+        for peer in self.peers.values_mut() {
+            peer.last_heard = now;
+        }
+        self.last_tick = now;
+        self.service.extend_leases(now + PAUSE_MS, self.meta.leases());
+    }
+
+    pub(super) fn tick(&mut self) {
+        if self.session_retry_at.is_some_and(|at| at <= self.now) {
+            self.session_retry_at = None;
+            self.session.restart(self.meta_leader());
+        }
+        self.follow_sequencer();
+        self.router_tick();
+        self.watch_tick();
+        if self.now < self.last_tick + self.config.tick_ms {
+            return;
+        }
+        self.last_tick = self.now;
+        self.raft_ticks();
+        self.liveness_tick();
+        self.meta_tick();
+    }
+
+    fn raft_ticks(&mut self) {
+        let ranges: Vec<RangeId> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| !replica.asleep)
+            .map(|(range, _)| *range)
+            .collect();
+        for range in ranges {
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            if replica.descriptor.is_none() {
+                continue;
+            }
+            replica.group.tick();
+            replica.idle_ticks += 1;
+            match &mut replica.campaign_in {
+                Some(0) => {
+                    replica.campaign_in = None;
+                    if replica.group.leader().is_none() {
+                        replica.group.campaign();
+                    }
+                }
+                Some(ticks) => *ticks -= 1,
+                None => {}
+            }
+            self.dirty.insert(range);
+            self.settle_timeout(range);
+            self.consider_sleep(range);
+            self.consider_rebalance(range);
+        }
+    }
+
+    fn settle_timeout(&mut self, range: RangeId) {
+        let peers = &self.peers;
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let rank = replica.rank(|node| peers.get(&node).is_none_or(|peer| !peer.down));
+        if !replica.group.is_installing() {
+            replica.group.settle_timeout(rank);
+        }
+    }
+
+    // Liveness.
+
+    pub(super) fn heard(&mut self, from: NodeId) {
+        if from == self.config.node {
+            return;
+        }
+        let now = self.now;
+        let peer = self.peers.entry(from).or_default();
+        peer.last_heard = now;
+        if peer.down {
+            peer.down = false;
+            self.wake_ranges_with(from);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, from: NodeId, incarnation: u64) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if peer.incarnation != incarnation {
+            let restarted = peer.incarnation != 0;
+            peer.incarnation = incarnation;
+            if restarted {
+                // Whatever it led before, it leads no more.
+                self.leader_gone(from);
+            }
+            self.wake_ranges_with(from);
+        }
+    }
+
+    pub(super) fn peer_connected(&mut self, peer: NodeId, state: &dyn StateReads) {
+        self.heard(peer);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.connected = true;
+        }
+        let incarnation = self.config.incarnation;
+        self.send(peer, Message::Heartbeat { incarnation });
+        if self.session.sequencer() == Some(peer) {
+            self.session.restart(Some(peer));
+        }
+        self.watch_peer_changed(peer);
+        self.retry_waiting();
+        self.wake_ranges_with(peer);
+        let _: &dyn StateReads = state;
+    }
+
+    pub(super) fn peer_lost(&mut self, peer: NodeId, refused: bool) {
+        let now = self.now;
+        let known = self.peers.entry(peer).or_default();
+        known.connected = false;
+        if refused && !known.down {
+            known.down = true;
+            known.down_since = now;
+        }
+        self.resend_from(peer);
+        self.watch_peer_changed(peer);
+        for replica in self.replicas.values_mut() {
+            replica.subscribers.retain(|feed, _| feed.gateway != peer);
+            let member = replica.descriptor.as_ref().and_then(|own| own.replica_on(peer));
+            if let Some(member) = member
+                && replica.group.is_leader()
+            {
+                replica.group.unreachable(member.replica);
+            }
+        }
+        if refused {
+            self.leader_gone(peer);
+        }
+    }
+
+    fn liveness_tick(&mut self) {
+        let now = self.now;
+        let tick = self.config.tick_ms;
+        let mut quiet = Vec::new();
+        let mut gone = Vec::new();
+        for node in self.meta.nodes().keys() {
+            if *node == self.config.node {
+                continue;
+            }
+            let peer = self
+                .peers
+                .entry(*node)
+                .or_insert_with(|| super::Peer { last_heard: now, ..super::Peer::default() });
+            if peer.connected && now >= peer.last_sent + tick {
+                quiet.push(*node);
+            }
+            if !peer.down && now > peer.last_heard + self.config.election_ms {
+                peer.down = true;
+                peer.down_since = now;
+                gone.push(*node);
+            }
+        }
+        let incarnation = self.config.incarnation;
+        for node in quiet {
+            self.send(node, Message::Heartbeat { incarnation });
+        }
+        for node in gone {
+            self.leader_gone(node);
+            self.resend_from(node);
+        }
+    }
+
+    /// A node is gone: its ranges need new leaders, the best placed first.
+    fn leader_gone(&mut self, node: NodeId) {
+        let peers = &self.peers;
+        for (range, replica) in &mut self.replicas {
+            if replica.leader_node() != Some(node) {
+                continue;
+            }
+            replica.asleep = false;
+            replica.idle_ticks = 0;
+            replica.group.forget_leader();
+            let rank = replica
+                .rank(|peer| peer != node && peers.get(&peer).is_none_or(|known| !known.down));
+            if rank == 0 {
+                replica.group.campaign();
+            } else {
+                replica.campaign_in = Some(rank as u32 * RANK_TICKS);
+            }
+            self.dirty.insert(*range);
+        }
+    }
+
+    fn wake_ranges_with(&mut self, node: NodeId) {
+        for replica in self.replicas.values_mut() {
+            if replica.group.is_leader()
+                && replica.descriptor.as_ref().is_some_and(|own| own.replica_on(node).is_some())
+            {
+                replica.asleep = false;
+                replica.idle_ticks = 0;
+            }
+        }
+    }
+
+    // Sleep.
+
+    fn consider_sleep(&mut self, range: RangeId) {
+        if range == META_RANGE {
+            return;
+        }
+        let peers = &self.peers;
+        let me = self.config.node;
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let all_here = replica.descriptor.as_ref().is_some_and(|own| {
+            own.replicas.iter().all(|member| {
+                member.node == me || peers.get(&member.node).is_some_and(|peer| !peer.down)
+            })
+        });
+        if replica.idle_ticks < SLEEP_TICKS
+            || !all_here
+            || !replica.holds_lease()
+            || !replica.leaseholder.is_idle()
+            || !replica.group.is_quiet()
+            || !replica.group.all_caught_up(replica.applied.index)
+        {
+            return;
+        }
+        replica.asleep = true;
+        let message =
+            Message::Quiesce { range, term: replica.group.term(), index: replica.applied.index };
+        let members: Vec<NodeId> = replica
+            .descriptor
+            .iter()
+            .flat_map(|own| own.replicas.iter().map(|member| member.node))
+            .filter(|node| *node != me)
+            .collect();
+        for node in members {
+            self.send(node, message.clone());
+        }
+    }
+
+    pub(super) fn quiesce(&mut self, range: RangeId, term: Term, index: u64) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if replica.group.term() == term
+            && replica.group.leader().is_some()
+            && !replica.group.is_leader()
+            && replica.applied.index == index
+            && replica.group.last_index() == index
+            && replica.group.is_quiet()
+        {
+            replica.asleep = true;
+        }
+    }
+
+    pub(super) fn wake(&mut self, range: RangeId) {
+        if let Some(replica) = self.replicas.get_mut(&range) {
+            replica.asleep = false;
+            replica.idle_ticks = 0;
+        }
+    }
+
+    // Roles.
+
+    /// Looks whether a replica's leadership changed in this turn, and acts on it.
+    pub(super) fn role_changed(&mut self, range: RangeId) {
+        self.settle_timeout(range);
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if let Some(node) = replica.leader_node() {
+            if replica.last_leader != Some(node) {
+                replica.last_leader = Some(node);
+                replica.campaign_in = None;
+                self.router.moved(range);
+            }
+        }
+        let term = replica.group.term();
+        let leads = replica.group.is_leader();
+        let lost = match replica.lease {
+            Lease::None => false,
+            Lease::Registering(own) | Lease::Held(own) => !leads || own != term,
+        };
+        if lost {
+            self.lease_lost(range);
+        }
+        if range == META_RANGE {
+            self.meta_role(leads);
+            return;
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let sure = leads
+            && replica.lease == Lease::None
+            && replica.applied.term == term
+            && replica.applied.index >= replica.reacquire_after
+            && !replica.group.is_transferring();
+        if sure && !self.stopping {
+            self.register(range);
+        }
+    }
+
+    fn register(&mut self, range: RangeId) {
+        let node = self.config.node;
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(descriptor) = replica.descriptor.clone() else { return };
+        let term = replica.group.term();
+        let generation = descriptor.generation;
+        replica.lease = Lease::Registering(term);
+        self.counters.elections += 1;
+        let known = self.meta.registration(range);
+        if known.is_some_and(|known| {
+            known.term == term && known.node == node && known.generation >= generation
+        }) {
+            return self.lease_held(range);
+        }
+        let parent = replica.parent;
+        let request = MetaRequest::Register { descriptor, term, node, parent };
+        self.internal_request(
+            super::routing::Owner::Register(range),
+            META_RANGE,
+            RangeRequest::Meta(request),
+        );
+    }
+
+    /// The registration of a local leader was applied.
+    pub(super) fn lease_held(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Lease::Registering(term) = replica.lease else { return };
+        replica.lease = Lease::Held(term);
+        replica.parent = None;
+        replica.idle_ticks = 0;
+        for (asker, request) in std::mem::take(&mut replica.waiting) {
+            match asker {
+                Asker::Local(_) | Asker::Nobody => {
+                    self.loopback.push_back(Message::Request(Box::new(request)));
+                }
+                Asker::Remote { node, .. } => self.later.push_back((node, request)),
+            }
+        }
+        self.retry_waiting();
+        self.watch_range_changed(range);
+    }
+
+    fn lease_lost(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        replica.lease = Lease::None;
+        replica.asking_watermark = false;
+        let hint = replica.leader_node().filter(|node| *node != self.config.node);
+        replica.leaseholder.abandon(hint, &mut self.out);
+        for (asker, _) in std::mem::take(&mut replica.waiting) {
+            self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
+        }
+        if let Some((_, asker)) = replica.admin.take() {
+            self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
+        }
+        let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
+        for feed in feeds {
+            self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
+        }
+    }
+
+    // The session with the sequencer.
+
+    pub(super) fn meta_leader(&self) -> Option<NodeId> {
+        let replica = self.replicas.get(&META_RANGE)?;
+        if replica.group.is_leader() {
+            return Some(self.config.node);
+        }
+        replica.leader_node()
+    }
+
+    /// Keeps the session pointed at the meta range's leader.
+    pub(super) fn follow_sequencer(&mut self) {
+        let leader = self.meta_leader();
+        if self.session.sequencer() != leader {
+            self.session.restart(leader);
+            self.session_retry_at = None;
+            self.watching.hints_wanted = false;
+        }
+    }
+
+    pub(super) fn sequencer_answered(
+        &mut self,
+        session: u64,
+        first: u64,
+        answers: &[crate::message::SequencerReply],
+        compacted: i64,
+        state: &dyn StateReads,
+    ) {
+        let answered = self.session.answer(session, first, answers, compacted);
+        for (range, term, asked, reply) in answered {
+            let current = match reply {
+                crate::message::SequencerReply::Granted(revision)
+                | crate::message::SequencerReply::Current(revision) => revision,
+                crate::message::SequencerReply::Fenced
+                | crate::message::SequencerReply::LeaseNotFound => 0,
+            };
+            match asked {
+                Asked::Gather(id) => self.gather_at(id, current),
+                Asked::Watch(token) => self.watch_start(token, current),
+                Asked::Client(sequence) => self.routed_outcome(
+                    sequence,
+                    Outcome::Done(Ok(Response::CurrentRevision { revision: current })),
+                ),
+                Asked::Range(cookie) => self.range_answered(range, term, cookie, reply, state),
+            }
+        }
+    }
+
+    fn range_answered(
+        &mut self,
+        range: RangeId,
+        term: Term,
+        cookie: leaseholder::Cookie,
+        reply: crate::message::SequencerReply,
+        state: &dyn StateReads,
+    ) {
+        let watermark = matches!(cookie, leaseholder::Cookie::Watermark);
+        let current = self
+            .replicas
+            .get(&range)
+            .is_some_and(|replica| replica.holds_lease() && replica.group.term() == term);
+        if !current {
+            let hint = self.replicas.get(&range).and_then(|replica| replica.leader_node());
+            return leaseholder::refuse_cookie(cookie, hint, &mut self.out);
+        }
+        if reply == crate::message::SequencerReply::Fenced {
+            // Either a newer leader is registered (then raft will tell), or the descriptor that
+            // this replica has applied is too old: register anew.
+            leaseholder::refuse_cookie(cookie, None, &mut self.out);
+            self.lease_lost(range);
+            self.dirty.insert(range);
+            return;
+        }
+        self.with_leaseholder(range, state, |holder, view, out| {
+            holder.answered(cookie, reply, view, out);
+        });
+        self.router.proposing(range);
+        if let Some(replica) = self.replicas.get_mut(&range) {
+            if watermark {
+                replica.asking_watermark = false;
+            }
+            if !replica.subscribers.is_empty() {
+                self.watching.moved.insert(range);
+            }
+        }
+    }
+
+    /// Asks for the watermark of a range that has subscribers, if it may lag.
+    pub(super) fn ask_watermark(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if !replica.holds_lease() || replica.asking_watermark || replica.subscribers.is_empty() {
+            return;
+        }
+        let Some(descriptor) = &replica.descriptor else { return };
+        replica.asking_watermark = true;
+        let item = SequencerItem {
+            range,
+            term: replica.group.term(),
+            generation: descriptor.generation,
+            kind: SequencerItemKind::Read,
+        };
+        self.session.ask(item, Asked::Range(leaseholder::Cookie::Watermark));
+    }
+
+    // Hand-over.
+
+    /// Leadership belongs to the first in rank that is alive, not draining and caught up.
+    fn consider_rebalance(&mut self, range: RangeId) {
+        let Some(target) = self.better_placed(range) else {
+            if let Some(replica) = self.replicas.get_mut(&range) {
+                replica.transfer_ticks = 0;
+            }
+            return;
+        };
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        replica.transfer_ticks += 1;
+        replica.idle_ticks = 0;
+        if replica.transfer_ticks >= REBALANCE_TICKS {
+            replica.transfer_ticks = 0;
+            self.hand_over(range, target);
+        }
+    }
+
+    fn better_placed(&self, range: RangeId) -> Option<ReplicaId> {
+        let replica = self.replicas.get(&range)?;
+        if !replica.group.is_leader() || replica.group.is_transferring() {
+            return None;
+        }
+        let descriptor = replica.descriptor.as_ref()?;
+        let me = replica.group.me();
+        let last = replica.group.last_index();
+        let progress = replica.group.progress();
+        let self_draining = self.is_draining(self.config.node);
+        for voter in descriptor.voters() {
+            if voter.replica == me {
+                if self_draining {
+                    continue;
+                }
+                return None;
+            }
+            let ready = !self.is_draining(voter.node)
+                && self.peers.get(&voter.node).is_some_and(|peer| peer.connected && !peer.down)
+                && progress.iter().any(|(replica, matched, active, _)| {
+                    *replica == voter.replica && *active && matched + 1000 >= last
+                });
+            if ready {
+                return Some(voter.replica);
+            }
+        }
+        None
+    }
+
+    /// The best other voter to lead a range, if any is up.
+    fn successor(&self, range: RangeId) -> Option<ReplicaId> {
+        let replica = self.replicas.get(&range)?;
+        let descriptor = replica.descriptor.as_ref()?;
+        let progress = replica.group.progress();
+        descriptor
+            .voters()
+            .filter(|voter| {
+                voter.replica != replica.group.me()
+                    && !self.is_draining(voter.node)
+                    && self.peers.get(&voter.node).is_some_and(|peer| peer.connected && !peer.down)
+            })
+            .max_by_key(|voter| {
+                let matched = progress
+                    .iter()
+                    .find(|(id, ..)| *id == voter.replica)
+                    .map_or(0, |(_, matched, ..)| *matched);
+                (matched, std::cmp::Reverse(voter.replica))
+            })
+            .map(|voter| voter.replica)
+    }
+
+    pub(super) fn hand_over(&mut self, range: RangeId, to: ReplicaId) {
+        if range == META_RANGE {
+            if let Some(next) = self.sequencer.stop() {
+                self.service.handing_over = Some(to);
+                self.service.change(MetaEntry {
+                    id: RequestId::default(),
+                    change: MetaChange::Handover { next },
+                });
+                return;
+            }
+            // It never became active: nothing to log.
+        }
+        if let Some(replica) = self.replicas.get_mut(&range) {
+            replica.reacquire_after = replica.group.last_index();
+            replica.group.transfer(to);
+            self.dirty.insert(range);
+        }
+        if range != META_RANGE {
+            let hint = self.replicas.get(&range).and_then(|replica| replica.node_of(to));
+            let Some(replica) = self.replicas.get_mut(&range) else { return };
+            if replica.lease != Lease::None {
+                replica.lease = Lease::None;
+                replica.leaseholder.abandon(hint, &mut self.out);
+                let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
+                for feed in feeds {
+                    self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
+                }
+            }
+        }
+    }
+
+    pub(super) fn serve_transfer(&mut self, asker: Asker, range: RangeId, to: NodeId) {
+        let Some(replica) = self.replicas.get(&range) else {
+            return self.out.misrouted(asker, Misrouted::NoReplica);
+        };
+        if !replica.group.is_leader() {
+            let hint = replica.leader_node();
+            return self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
+        }
+        let target = replica.descriptor.as_ref().and_then(|own| own.replica_on(to));
+        let result = match target {
+            Some(target) if target.replica == replica.group.me() => {
+                Ok(Response::Admin { message: format!("{range} is led by {to} already") })
+            }
+            Some(target) => {
+                self.hand_over(range, target.replica);
+                Ok(Response::Admin { message: format!("{range} is being handed to {to}") })
+            }
+            None => Err(Error::Refused(format!("{to} has no replica of {range}"))),
+        };
+        self.outcome(asker, Outcome::Done(result));
+    }
+
+    pub(super) fn shutdown(&mut self) {
+        self.stopping = true;
+        self.hand_over_all();
+    }
+
+    /// Offers every leadership to another node (again, where it did not work out).
+    pub(super) fn hand_over_all(&mut self) {
+        let led: Vec<RangeId> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.group.is_leader() && !replica.group.is_transferring())
+            .map(|(range, _)| *range)
+            .rev()
+            .collect();
+        for range in led {
+            if let Some(to) = self.successor(range) {
+                self.hand_over(range, to);
+            }
+        }
+    }
+}

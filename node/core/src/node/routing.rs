@@ -1,0 +1,954 @@
+//! The router: key to range to leaseholder. The only place that retries.
+//!
+//! Invariants: a request keeps its id through every attempt, so it is carried out once; it ends
+//! with an answer, an error, or at its deadline.
+
+use super::{Asked, Node};
+use crate::effects::{ClientToken, Millis};
+use crate::error::{Error, Misrouted};
+use crate::eval;
+use crate::ids::{META_RANGE, NodeId, RangeId, Revision};
+use crate::key::Span;
+use crate::leaseholder::Asker;
+use crate::message::{
+    InternalReply, Message, MetaRequest, Outcome, RangeRequest, RoutedRequest, SequencerItem,
+    SequencerItemKind,
+};
+use crate::read::{Origin, ReadTask, ReadWork};
+use crate::request::{AdminOp, Op, OpResult, RangeOp, RangeResult, Request, Response, SortOrder};
+use crate::state::{StateReads, Version};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+/// Pause before a request that nobody took is tried again.
+const RETRY_MS: Millis = 10;
+/// Immediate attempts on fresh hints, before pauses begin.
+const EAGER_ATTEMPTS: u32 = 3;
+/// How long a request waits for a range whose majority is known to be gone.
+const NO_MAJORITY_MS: Millis = 2_000;
+/// Requests of this gateway under way.
+const REQUESTS_MAX: usize = 100_000;
+/// Internal requests give up after this, and whoever wants them asks anew.
+const INTERNAL_MS: Millis = 10_000;
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+enum Place {
+    Key(Bytes),
+    Range(RangeId),
+    Meta,
+}
+
+/// Whose request it is.
+#[derive(Clone, Debug)]
+pub(super) enum Owner {
+    Client(ClientToken),
+    /// Part of a multi-range read.
+    Gather(u64, u32),
+    /// A registration of this node's replica.
+    Register(RangeId),
+    /// Deletion of a revoked lease's keys in one range.
+    Revoke(i64, RangeId),
+    /// Keys of a lease in one range.
+    LeaseKeys(u64),
+    /// A range id for a split by a client.
+    SplitId(ClientToken, Bytes),
+    /// Nobody waits.
+    Nobody,
+}
+
+#[derive(Debug)]
+struct Pending {
+    owner: Owner,
+    place: Place,
+    body: RangeRequest,
+    deadline: Millis,
+    since: Millis,
+    attempts: u32,
+    sent_to: Option<NodeId>,
+    retry_at: Option<Millis>,
+}
+
+/// A multi-range read being put together.
+#[derive(Debug)]
+struct Gather {
+    token: ClientToken,
+    deadline: Millis,
+    op: Op,
+    revision: Revision,
+    parts: Vec<(Span, RangeOp, Option<RangeResult>)>,
+}
+
+/// Keys of a lease being collected from its ranges.
+#[derive(Debug)]
+struct Collect {
+    asker: Asker,
+    id: i64,
+    ttl: i64,
+    granted_ttl: i64,
+    waiting: usize,
+    keys: Vec<Bytes>,
+}
+
+/// See the module.
+pub(super) struct Router {
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+    tokens: BTreeMap<ClientToken, u64>,
+    hints: BTreeMap<RangeId, NodeId>,
+    gathers: BTreeMap<u64, Gather>,
+    collects: BTreeMap<u64, Collect>,
+    proposing: BTreeSet<RangeId>,
+}
+
+impl Router {
+    pub(super) fn new(_incarnation: u64) -> Self {
+        Self {
+            next: 1,
+            pending: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            gathers: BTreeMap::new(),
+            collects: BTreeMap::new(),
+            proposing: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pending.len() + self.gathers.len()
+    }
+
+    /// The client does not wait any more; what it asked may still happen.
+    pub(super) fn abandon(&mut self, token: ClientToken) {
+        if let Some(sequence) = self.tokens.remove(&token) {
+            self.pending.remove(&sequence);
+            self.gathers.remove(&sequence);
+        }
+    }
+
+    /// Ranges whose leaseholders may have something to propose.
+    pub(super) fn take_proposing(&mut self) -> Vec<RangeId> {
+        std::mem::take(&mut self.proposing).into_iter().collect()
+    }
+
+    pub(super) fn proposing(&mut self, range: RangeId) {
+        self.proposing.insert(range);
+    }
+
+    fn settled_below(&self) -> u64 {
+        self.pending.first_key_value().map_or(self.next, |(sequence, _)| *sequence)
+    }
+
+    fn remove(&mut self, sequence: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&sequence)?;
+        if let Owner::Client(token) | Owner::SplitId(token, _) = &pending.owner {
+            self.tokens.remove(token);
+        }
+        Some(pending)
+    }
+
+    /// The edge will answer: nothing is left to route.
+    pub(super) fn read_started(&mut self, sequence: u64) -> Option<Origin> {
+        match self.remove(sequence)?.owner {
+            Owner::Client(token) => Some(Origin::Client(token)),
+            Owner::Gather(gather, part) => Some(Origin::Gather { gather, part }),
+            Owner::Register(_)
+            | Owner::Revoke(..)
+            | Owner::LeaseKeys(_)
+            | Owner::SplitId(..)
+            | Owner::Nobody => None,
+        }
+    }
+
+    /// The leaseholder of a range is another one now.
+    pub(super) fn moved(&mut self, range: RangeId) {
+        self.hints.remove(&range);
+    }
+}
+
+impl Node {
+    pub(super) fn client_request(
+        &mut self,
+        token: ClientToken,
+        deadline: Millis,
+        request: Request,
+        state: &dyn StateReads,
+    ) {
+        if self.router.pending.len() >= REQUESTS_MAX {
+            return self.fail_client(token, Error::TooManyRequests);
+        }
+        match request {
+            Request::Kv(op) => self.client_op(token, deadline, op, state),
+            Request::CurrentRevision => {
+                let sequence = self.enqueue(
+                    Owner::Client(token),
+                    Place::Meta,
+                    RangeRequest::Meta(MetaRequest::Client(Request::CurrentRevision)),
+                    deadline,
+                );
+                self.dispatch(sequence, state);
+            }
+            Request::Admin(op) => self.admin_request(token, deadline, op, state),
+            request @ (Request::Compact { .. }
+            | Request::LeaseGrant { .. }
+            | Request::LeaseRevoke { .. }
+            | Request::LeaseKeepAlive { .. }
+            | Request::LeaseTimeToLive { .. }
+            | Request::LeaseList
+            | Request::Alarm { .. }) => {
+                let body = RangeRequest::Meta(MetaRequest::Client(request));
+                let sequence = self.enqueue(Owner::Client(token), Place::Meta, body, deadline);
+                self.dispatch(sequence, state);
+            }
+        }
+    }
+
+    fn admin_request(
+        &mut self,
+        token: ClientToken,
+        deadline: Millis,
+        op: AdminOp,
+        state: &dyn StateReads,
+    ) {
+        let sequence = match op {
+            AdminOp::Split { key } => self.enqueue(
+                Owner::SplitId(token, key),
+                Place::Meta,
+                RangeRequest::Meta(MetaRequest::AllocateRange),
+                deadline,
+            ),
+            AdminOp::Transfer { range, to } => self.enqueue(
+                Owner::Client(token),
+                if range == META_RANGE { Place::Meta } else { Place::Range(range) },
+                RangeRequest::Transfer { to },
+                deadline,
+            ),
+            op @ (AdminOp::Drain { .. } | AdminOp::Undrain { .. }) => self.enqueue(
+                Owner::Client(token),
+                Place::Meta,
+                RangeRequest::Meta(MetaRequest::Client(Request::Admin(op))),
+                deadline,
+            ),
+        };
+        self.dispatch(sequence, state);
+    }
+
+    fn client_op(&mut self, token: ClientToken, deadline: Millis, op: Op, state: &dyn StateReads) {
+        let spans = op.spans();
+        if op.is_serializable() && self.serve_stale(token, &op, &spans) {
+            return;
+        }
+        let mut ranges: BTreeSet<RangeId> = BTreeSet::new();
+        for span in &spans {
+            if let (Some(key), 1) = (span.single(), spans.len()) {
+                ranges.extend(self.meta.range_of(key).map(|range| range.id));
+            } else {
+                ranges.extend(self.meta.ranges_in(span).iter().map(|range| range.id));
+            }
+        }
+        if ranges.len() > 1 {
+            if !op.is_read_only() {
+                let ranges = ranges.into_iter().collect();
+                return self.fail_client(token, Error::MultiRangeWrite { ranges });
+            }
+            return self.start_gather(token, deadline, op);
+        }
+        // An empty interval touches no range, but its answer has a header all the same.
+        let key = spans.first().map(|span| span.start.clone()).unwrap_or_default();
+        let sequence =
+            self.enqueue(Owner::Client(token), Place::Key(key), RangeRequest::Kv(op), deadline);
+        self.dispatch(sequence, state);
+    }
+
+    /// A read that may be stale, from what this node has.
+    fn serve_stale(&mut self, token: ClientToken, op: &Op, spans: &[Span]) -> bool {
+        let here = spans.iter().all(|span| {
+            self.meta.ranges_in(span).iter().all(|range| {
+                self.replicas.get(&range.id).is_some_and(|replica| {
+                    replica.descriptor.as_ref().is_some_and(|own| {
+                        own.span.covers(
+                            &range.span.intersect(span).unwrap_or_else(|| range.span.clone()),
+                        )
+                    })
+                })
+            })
+        });
+        if !here {
+            return false;
+        }
+        let revision =
+            self.replicas.values().map(|replica| replica.revision).max().unwrap_or(1).max(1);
+        self.effects.reads.push(ReadTask {
+            origin: Origin::Client(token),
+            work: ReadWork::At { op: op.clone(), revision, compacted: self.meta.compacted() },
+        });
+        true
+    }
+
+    fn enqueue(&mut self, owner: Owner, place: Place, body: RangeRequest, deadline: Millis) -> u64 {
+        let sequence = self.router.next;
+        self.router.next += 1;
+        if let Owner::Client(token) | Owner::SplitId(token, _) = &owner {
+            self.router.tokens.insert(*token, sequence);
+        }
+        let since = self.now;
+        self.router.pending.insert(
+            sequence,
+            Pending {
+                owner,
+                place,
+                body,
+                deadline,
+                since,
+                attempts: 0,
+                sent_to: None,
+                retry_at: None,
+            },
+        );
+        sequence
+    }
+
+    /// A request of this node itself. It is sent with the next tick or event.
+    pub(super) fn internal_request(&mut self, owner: Owner, range: RangeId, body: RangeRequest) {
+        let place = if range == META_RANGE { Place::Meta } else { Place::Range(range) };
+        let deadline = self.now + INTERNAL_MS;
+        let sequence = self.enqueue(owner, place, body, deadline);
+        if let Some(pending) = self.router.pending.get_mut(&sequence) {
+            pending.retry_at = Some(self.now);
+        }
+        self.dispatch_remote_or_loop(sequence);
+    }
+
+    /// Sends a request to where it seems to belong; requests for this node are served at once.
+    fn dispatch(&mut self, sequence: u64, state: &dyn StateReads) {
+        if let Some((to, request)) = self.prepare(sequence) {
+            if to == self.config.node {
+                self.serve(Asker::Local(sequence), request, state);
+            } else {
+                self.counters.forwarded += 1;
+                self.send(to, Message::Request(Box::new(request)));
+            }
+        }
+    }
+
+    /// As [`Self::dispatch`], but requests for this node go through the loop-back queue.
+    fn dispatch_remote_or_loop(&mut self, sequence: u64) {
+        if let Some((to, request)) = self.prepare(sequence) {
+            self.send(to, Message::Request(Box::new(request)));
+        }
+    }
+
+    fn prepare(&mut self, sequence: u64) -> Option<(NodeId, RoutedRequest)> {
+        let settled_below = self.router.settled_below();
+        let id = self.request_id(sequence);
+        let pending = self.router.pending.get(&sequence)?;
+        let range = match &pending.place {
+            Place::Key(key) => self.meta.range_of(key).map(|range| range.id),
+            Place::Range(range) => Some(*range),
+            Place::Meta => Some(META_RANGE),
+        };
+        let target = range.and_then(|range| self.leaseholder_of(range));
+        let reachable = target.filter(|target| {
+            *target == self.config.node || self.peers.get(target).is_some_and(|peer| peer.connected)
+        });
+        let now = self.now;
+        let pending = self.router.pending.get_mut(&sequence)?;
+        pending.attempts += 1;
+        let (Some(range), Some(target)) = (range, reachable) else {
+            pending.sent_to = None;
+            pending.retry_at = Some(now + RETRY_MS);
+            return None;
+        };
+        pending.sent_to = Some(target);
+        pending.retry_at = None;
+        let body = pending.body.clone();
+        Some((target, RoutedRequest { token: sequence, range, id, settled_below, body }))
+    }
+
+    /// The node that should serve a range, as far as this gateway knows.
+    pub(super) fn leaseholder_of(&self, range: RangeId) -> Option<NodeId> {
+        if let Some(replica) = self.replicas.get(&range)
+            && replica.group.is_leader()
+        {
+            return Some(self.config.node);
+        }
+        if range == META_RANGE {
+            return self.replicas.get(&META_RANGE).and_then(|meta| meta.leader_node());
+        }
+        if let Some(hint) = self.router.hints.get(&range) {
+            return Some(*hint);
+        }
+        let local = self.replicas.get(&range).and_then(|replica| replica.leader_node());
+        local.or_else(|| self.meta.registration(range).map(|registered| registered.node)).or_else(
+            || {
+                let descriptor = self.meta.ranges().get(&range)?;
+                descriptor.voters().map(|voter| voter.node).next()
+            },
+        )
+    }
+
+    /// A request for a replica on this node.
+    pub(super) fn serve(&mut self, asker: Asker, request: RoutedRequest, state: &dyn StateReads) {
+        let range = request.range;
+        if let RangeRequest::Meta(meta) = request.body {
+            return self.serve_meta(asker, request.id, meta);
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else {
+            return self.out.misrouted(asker, Misrouted::NoReplica);
+        };
+        if let RangeRequest::Transfer { to } = request.body {
+            return self.serve_transfer(asker, range, to);
+        }
+        if !replica.holds_lease() {
+            if replica.group.is_leader() && !self.stopping && replica.waiting.len() < 10_000 {
+                replica.waiting.push((asker, request));
+                return;
+            }
+            let hint = replica.leader_node().filter(|node| *node != self.config.node);
+            if replica.asleep {
+                replica.asleep = false;
+                replica.idle_ticks = 0;
+            }
+            return self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
+        }
+        let RoutedRequest { id, settled_below, body, .. } = request;
+        match body {
+            RangeRequest::Kv(op) => {
+                let asked = crate::leaseholder::Asked {
+                    asker,
+                    id,
+                    settled_below,
+                    work: crate::leaseholder::Work::Op(op),
+                };
+                self.with_leaseholder(range, state, |holder, view, out| {
+                    holder.ask(asked, view, out);
+                });
+                self.router.proposing.insert(range);
+            }
+            RangeRequest::RevokeLease { lease } => {
+                let asked = crate::leaseholder::Asked {
+                    asker,
+                    id,
+                    settled_below,
+                    work: crate::leaseholder::Work::RevokeLease(lease),
+                };
+                self.with_leaseholder(range, state, |holder, view, out| {
+                    holder.ask(asked, view, out);
+                });
+                self.router.proposing.insert(range);
+            }
+            RangeRequest::LeaseKeys { lease } => {
+                let span = replica.descriptor.as_ref().map(|own| own.span.clone());
+                let keys = span.map_or_else(Vec::new, |span| state.lease_keys(lease, &span));
+                self.outcome(asker, Outcome::Internal(InternalReply::Keys(keys)));
+            }
+            RangeRequest::Split { key, child } => self.serve_split(asker, id, range, key, child),
+            RangeRequest::ChangeReplicas { add, remove, generation } => {
+                self.serve_change_replicas(asker, id, range, (add, remove), generation);
+            }
+            RangeRequest::Stale(_) | RangeRequest::Transfer { .. } | RangeRequest::Meta(_) => {
+                self.out.misrouted(asker, Misrouted::NoReplica);
+            }
+        }
+    }
+
+    /// A routed request ended, or has to go elsewhere.
+    pub(super) fn routed_outcome(&mut self, sequence: u64, outcome: Outcome) {
+        match outcome {
+            Outcome::Done(result) => {
+                if let Some(pending) = self.router.remove(sequence) {
+                    self.finish(pending.owner, result);
+                }
+            }
+            Outcome::Internal(reply) => {
+                if let Some(pending) = self.router.remove(sequence) {
+                    self.finish_internal(pending.owner, pending.deadline, reply);
+                }
+            }
+            Outcome::Misrouted { reason, descriptors } => {
+                for descriptor in &descriptors {
+                    self.meta.learn(descriptor);
+                }
+                self.try_again(sequence, &reason);
+            }
+        }
+    }
+
+    fn try_again(&mut self, sequence: u64, reason: &Misrouted) {
+        self.counters.retried += 1;
+        let now = self.now;
+        let me = self.config.node;
+        let Some(pending) = self.router.pending.get_mut(&sequence) else { return };
+        let range = match &pending.place {
+            Place::Key(key) => self.meta.range_of(key).map(|range| range.id),
+            Place::Range(range) => Some(*range),
+            Place::Meta => None,
+        };
+        let from = pending.sent_to.take();
+        let mut eager = false;
+        match reason {
+            Misrouted::NotLeaseholder { hint } => {
+                if let Some(range) = range {
+                    match hint {
+                        Some(hint) if Some(*hint) != from && *hint != me => {
+                            self.router.hints.insert(range, *hint);
+                            eager = pending.attempts <= EAGER_ATTEMPTS;
+                        }
+                        _ => {
+                            self.router.hints.remove(&range);
+                        }
+                    }
+                }
+            }
+            Misrouted::RangeMoved => eager = pending.attempts <= EAGER_ATTEMPTS,
+            Misrouted::NoReplica => {
+                if let Some(range) = range {
+                    self.router.hints.remove(&range);
+                }
+            }
+            Misrouted::Busy => {}
+        }
+        pending.retry_at = Some(if eager { now } else { now + RETRY_MS });
+        if eager {
+            self.dispatch_remote_or_loop(sequence);
+        }
+    }
+
+    fn finish(&mut self, owner: Owner, result: Result<Response, Error>) {
+        match owner {
+            Owner::Client(token) | Owner::SplitId(token, _) => {
+                self.effects.replies.push((token, result));
+            }
+            Owner::Gather(gather, part) => self.gathered(gather, part, result),
+            Owner::Revoke(lease, range) => {
+                let revision = match result {
+                    Ok(Response::LeaseRevoke { revision }) => revision,
+                    _ => 0,
+                };
+                self.revoked_in(lease, range, revision);
+            }
+            Owner::LeaseKeys(collect) => self.collected(collect, Vec::new()),
+            Owner::Register(_) | Owner::Nobody => {}
+        }
+    }
+
+    fn finish_internal(&mut self, owner: Owner, deadline: Millis, reply: InternalReply) {
+        match (owner, reply) {
+            (Owner::LeaseKeys(collect), InternalReply::Keys(keys)) => {
+                self.collected(collect, keys);
+            }
+            (Owner::SplitId(token, key), InternalReply::Range(child)) => {
+                let body = RangeRequest::Split { key: key.clone(), child };
+                let sequence = self.enqueue(Owner::Client(token), Place::Key(key), body, deadline);
+                self.dispatch_remote_or_loop(sequence);
+            }
+            (Owner::Client(token), InternalReply::Joined { cluster, node, peers }) => {
+                let peers: Vec<String> =
+                    peers.iter().map(|(id, address)| format!("{}={address}", id.0)).collect();
+                let message = format!("{cluster} {} {}", node.0, peers.join(","));
+                self.effects.replies.push((token, Ok(Response::Admin { message })));
+            }
+            (Owner::Client(token), _) => {
+                let message = "done".to_owned();
+                self.effects.replies.push((token, Ok(Response::Admin { message })));
+            }
+            (_, _) => {}
+        }
+    }
+
+    /// Requests whose time has come to be tried again, or to fail.
+    pub(super) fn router_tick(&mut self) {
+        let now = self.now;
+        let mut again = Vec::new();
+        let mut expired = Vec::new();
+        for (sequence, pending) in &self.router.pending {
+            if pending.deadline <= now {
+                expired.push(*sequence);
+            } else if pending.retry_at.is_some_and(|at| at <= now) {
+                if now > pending.since + NO_MAJORITY_MS && self.lost_majority(&pending.place) {
+                    expired.push(*sequence);
+                } else {
+                    again.push(*sequence);
+                }
+            }
+        }
+        for sequence in expired {
+            let Some(pending) = self.router.remove(sequence) else { continue };
+            let error = self.timeout_error(&pending);
+            match pending.owner {
+                // A registration is needed as long as the replica leads.
+                Owner::Register(range) => {
+                    if let Some(replica) = self.replicas.get_mut(&range)
+                        && matches!(replica.lease, crate::replica::Lease::Registering(_))
+                    {
+                        replica.lease = crate::replica::Lease::None;
+                        self.dirty.insert(range);
+                    }
+                }
+                Owner::Revoke(lease, range) => self.revoke_in(lease, range),
+                owner => self.finish(owner, Err(error)),
+            }
+        }
+        for sequence in again {
+            self.dispatch_remote_or_loop(sequence);
+        }
+        let late: Vec<u64> = self
+            .router
+            .gathers
+            .iter()
+            .filter(|(_, gather)| gather.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            if let Some(gather) = self.router.gathers.remove(&id) {
+                self.router.tokens.remove(&gather.token);
+                self.fail_client(gather.token, Error::TimedOut);
+            }
+        }
+    }
+
+    fn missing_majority(&self, range: RangeId) -> Option<Vec<NodeId>> {
+        let descriptor = self.meta.ranges().get(&range)?;
+        let missing: Vec<NodeId> = descriptor
+            .voters()
+            .map(|voter| voter.node)
+            .filter(|node| {
+                *node != self.config.node && self.peers.get(node).is_none_or(|peer| peer.down)
+            })
+            .collect();
+        (descriptor.voters().count() - missing.len() < descriptor.quorum()).then_some(missing)
+    }
+
+    fn range_at(&self, place: &Place) -> Option<RangeId> {
+        match place {
+            Place::Key(key) => self.meta.range_of(key).map(|range| range.id),
+            Place::Range(range) => Some(*range),
+            Place::Meta => Some(META_RANGE),
+        }
+    }
+
+    fn lost_majority(&self, place: &Place) -> bool {
+        self.range_at(place).is_some_and(|range| self.missing_majority(range).is_some())
+    }
+
+    fn timeout_error(&self, pending: &Pending) -> Error {
+        let Some(range) = self.range_at(&pending.place) else { return Error::TimedOut };
+        if self.missing_majority(META_RANGE).is_some() {
+            return Error::NoLeader;
+        }
+        match self.missing_majority(range) {
+            Some(_) if range == META_RANGE => Error::NoLeader,
+            Some(missing) => Error::RangeUnavailable {
+                range,
+                span: self
+                    .meta
+                    .ranges()
+                    .get(&range)
+                    .map_or_else(String::new, |descriptor| descriptor.span.to_string()),
+                missing,
+            },
+            None => Error::TimedOut,
+        }
+    }
+
+    /// Requests sent to a node that cannot answer any more are sent anew.
+    pub(super) fn resend_from(&mut self, node: NodeId) {
+        let now = self.now;
+        for pending in self.router.pending.values_mut() {
+            if pending.sent_to == Some(node) {
+                pending.sent_to = None;
+                pending.retry_at = Some(now);
+            }
+        }
+        self.router.hints.retain(|_, hint| *hint != node);
+    }
+
+    /// The lease of a range changed hands: what waits for it may go now.
+    pub(super) fn retry_waiting(&mut self) {
+        let now = self.now;
+        let waiting: Vec<u64> = self
+            .router
+            .pending
+            .iter_mut()
+            .filter(|(_, pending)| pending.sent_to.is_none() && pending.retry_at.is_some())
+            .map(|(sequence, pending)| {
+                pending.retry_at = Some(now);
+                *sequence
+            })
+            .collect();
+        for sequence in waiting {
+            self.dispatch_remote_or_loop(sequence);
+        }
+    }
+
+    // Reads over several ranges.
+
+    fn start_gather(&mut self, token: ClientToken, deadline: Millis, op: Op) {
+        let id = self.router.next;
+        self.router.next += 1;
+        self.router.tokens.insert(token, id);
+        self.router
+            .gathers
+            .insert(id, Gather { token, deadline, op, revision: 0, parts: Vec::new() });
+        self.ask_current(Asked::Gather(id));
+    }
+
+    pub(super) fn ask_current(&mut self, asked: Asked) {
+        let item = SequencerItem {
+            range: META_RANGE,
+            term: 0,
+            generation: 0,
+            kind: SequencerItemKind::Read,
+        };
+        self.session.ask(item, asked);
+    }
+
+    /// The revision for a multi-range read is known: ask every range for its part at it.
+    pub(super) fn gather_at(&mut self, id: u64, revision: Revision) {
+        let compacted = self.session.compacted();
+        let Some(gather) = self.router.gathers.get_mut(&id) else { return };
+        gather.revision = revision;
+        let mut wanted: Vec<RangeOp> = Vec::new();
+        collect_reads(&gather.op, &mut wanted);
+        let refused = wanted.iter().find_map(|read| match read.revision {
+            at if at > revision => Some(Error::FutureRevision),
+            at if at > 0 && at < compacted => Some(Error::Compacted),
+            _ => None,
+        });
+        if let Some(error) = refused {
+            let token = gather.token;
+            self.router.abandon(token);
+            return self.fail_client(token, error);
+        }
+        let deadline = gather.deadline;
+        let mut requests = Vec::new();
+        for read in wanted {
+            let span = Span::from_etcd(&read.key, &read.range_end);
+            for range in self.meta.ranges_in(&span) {
+                let Some(part) = range.span.intersect(&span) else { continue };
+                let mut piece = read.clone();
+                piece.key = if part.start.is_empty() {
+                    Bytes::from_static(b"\0")
+                } else {
+                    part.start.clone()
+                };
+                piece.range_end = part.end.clone().unwrap_or_else(|| Bytes::from_static(b"\0"));
+                piece.revision = if read.revision > 0 { read.revision } else { revision };
+                piece.serializable = false;
+                requests.push((part, range.id, piece));
+            }
+        }
+        let mut sequences = Vec::new();
+        for (number, (span, _, piece)) in requests.into_iter().enumerate() {
+            let place = Place::Key(span.start.clone());
+            let body = RangeRequest::Kv(Op::Range(piece.clone()));
+            let owner = Owner::Gather(id, number as u32);
+            if let Some(gather) = self.router.gathers.get_mut(&id) {
+                gather.parts.push((span, piece, None));
+            }
+            sequences.push(self.enqueue(owner, place, body, deadline));
+        }
+        for sequence in sequences {
+            self.dispatch_remote_or_loop(sequence);
+        }
+    }
+
+    /// A part has come.
+    pub(super) fn gathered(&mut self, id: u64, part: u32, result: Result<Response, Error>) {
+        let Some(gather) = self.router.gathers.get_mut(&id) else { return };
+        match result {
+            Ok(Response::Kv { result: OpResult::Range(found), .. }) => {
+                if let Some(slot) = gather.parts.get_mut(part as usize) {
+                    slot.2 = Some(found);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let token = gather.token;
+                self.router.abandon(token);
+                return self.fail_client(token, error);
+            }
+        }
+        if gather.parts.iter().all(|(_, _, found)| found.is_some())
+            && let Some(gather) = self.router.gathers.remove(&id)
+        {
+            self.router.tokens.remove(&gather.token);
+            let (token, answer) = (gather.token, join(gather));
+            self.effects.replies.push((token, answer));
+        }
+    }
+
+    // Keys of a lease.
+
+    pub(super) fn collect_lease_keys(
+        &mut self,
+        asker: Asker,
+        id: i64,
+        (ttl, granted_ttl): (i64, i64),
+        ranges: &BTreeSet<RangeId>,
+    ) {
+        let number = self.router.next;
+        self.router.next += 1;
+        let waiting = ranges.len();
+        let keys = Vec::new();
+        self.router.collects.insert(number, Collect { asker, id, ttl, granted_ttl, waiting, keys });
+        for range in ranges {
+            self.internal_request(
+                Owner::LeaseKeys(number),
+                *range,
+                RangeRequest::LeaseKeys { lease: id },
+            );
+        }
+    }
+
+    fn collected(&mut self, number: u64, keys: Vec<Bytes>) {
+        let Some(collect) = self.router.collects.get_mut(&number) else { return };
+        collect.keys.extend(keys);
+        collect.waiting -= 1;
+        if collect.waiting == 0
+            && let Some(mut done) = self.router.collects.remove(&number)
+        {
+            done.keys.sort();
+            self.outcome(
+                done.asker,
+                Outcome::Done(Ok(Response::LeaseTimeToLive {
+                    id: done.id,
+                    ttl: done.ttl,
+                    granted_ttl: done.granted_ttl,
+                    keys: done.keys,
+                })),
+            );
+        }
+    }
+}
+
+/// Every read that an operation may need, as plain range reads without limit and order, unless it
+/// is one itself.
+fn collect_reads(op: &Op, reads: &mut Vec<RangeOp>) {
+    match op {
+        Op::Range(read) => {
+            let mut read = read.clone();
+            if read.sort_order != SortOrder::None {
+                read.limit = 0;
+            }
+            reads.push(read);
+        }
+        Op::Txn(txn) => {
+            for compare in &txn.compare {
+                reads.push(RangeOp {
+                    key: compare.key.clone(),
+                    range_end: compare.range_end.clone(),
+                    ..RangeOp::default()
+                });
+            }
+            for op in txn.success.iter().chain(&txn.failure) {
+                let mut inner = Vec::new();
+                collect_reads(op, &mut inner);
+                for read in inner {
+                    reads.push(RangeOp {
+                        key: read.key,
+                        range_end: read.range_end,
+                        revision: read.revision,
+                        ..RangeOp::default()
+                    });
+                }
+            }
+        }
+        Op::Put(_) | Op::Delete(_) => {}
+    }
+}
+
+fn join(gather: Gather) -> Result<Response, Error> {
+    let revision = gather.revision;
+    if let Op::Range(read) = &gather.op {
+        let mut kvs = Vec::new();
+        let mut count = 0;
+        let mut more = false;
+        for (_, _, found) in gather.parts {
+            let found = found.unwrap_or_default();
+            kvs.extend(found.kvs);
+            count += found.count;
+            more |= found.more;
+        }
+        let (kvs, cut) = eval::finish_range(read, kvs);
+        let result = OpResult::Range(RangeResult { kvs, more: more || cut, count });
+        return Ok(Response::Kv { revision, result });
+    }
+    let state = Gathered { parts: gather.parts };
+    eval::read(&gather.op, revision, 0, &state)
+}
+
+/// What the parts of a multi-range transaction brought, as a state to evaluate on.
+struct Gathered {
+    parts: Vec<(Span, RangeOp, Option<RangeResult>)>,
+}
+
+impl StateReads for Gathered {
+    fn latest(&self, key: &[u8]) -> Option<Version> {
+        self.at(key, Revision::MAX)
+    }
+
+    fn at(&self, key: &[u8], revision: Revision) -> Option<Version> {
+        let span = Span::key(&Bytes::copy_from_slice(key));
+        let mut found = None;
+        self.scan(&span, revision, true, &mut |_, version| {
+            found = Some(version);
+            ControlFlow::Break(())
+        });
+        found
+    }
+
+    fn scan(
+        &self,
+        span: &Span,
+        revision: Revision,
+        _values: bool,
+        visit: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
+    ) {
+        // Parts may repeat keys (a compare and a read of the same key) and revisions.
+        let mut rows: BTreeMap<Bytes, Version> = BTreeMap::new();
+        for (part, read, found) in &self.parts {
+            if !part.overlaps(span) || read.revision != revision {
+                continue;
+            }
+            for kv in found.iter().flat_map(|found| &found.kvs) {
+                if span.contains(&kv.key) {
+                    rows.insert(
+                        kv.key.clone(),
+                        Version {
+                            mod_revision: kv.mod_revision,
+                            sub: 0,
+                            create_revision: kv.create_revision,
+                            version: kv.version,
+                            lease: kv.lease,
+                            value: Some(kv.value.clone()),
+                        },
+                    );
+                }
+            }
+        }
+        for (key, version) in rows {
+            if visit(key, version).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn history(
+        &self,
+        _span: &Span,
+        _from: Revision,
+        _to: Revision,
+        _visit: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
+    ) {
+    }
+
+    fn lease_keys(&self, _lease: i64, _span: &Span) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    fn system_rows(&self, _range: RangeId) -> Vec<(Bytes, Bytes)> {
+        Vec::new()
+    }
+}

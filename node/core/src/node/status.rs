@@ -1,0 +1,77 @@
+//! What a node says about itself.
+
+use super::Node;
+use crate::ids::META_RANGE;
+use crate::replica::Replica;
+use crate::status::{RangeStatus, ReplicaStatus, Status};
+
+impl Node {
+    /// A snapshot of this node's view.
+    pub fn status(&self) -> Status {
+        let meta = self.replicas.get(&META_RANGE);
+        let me = self.config.node;
+        let reachable = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.connected && !peer.down)
+            .map(|(node, _)| *node)
+            .chain([me])
+            .collect();
+        Status {
+            cluster: self.meta.cluster(),
+            node: me,
+            sequencer: self.meta_leader(),
+            sequencing: self.sequencer.is_active(),
+            term: meta.map_or(0, |replica| replica.group.term()),
+            index: meta.map_or(0, |replica| replica.group.committed()),
+            applied: meta.map_or(0, |replica| replica.applied.index),
+            revision: self.known_revision(),
+            compacted: self.meta.compacted(),
+            nodes: self.meta.nodes().values().cloned().collect(),
+            reachable,
+            ranges: self
+                .meta
+                .ranges()
+                .values()
+                .map(|descriptor| RangeStatus {
+                    descriptor: descriptor.clone(),
+                    leaseholder: self.leaseholder_of(descriptor.id),
+                })
+                .collect(),
+            replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
+            alarms: self.meta.alarms().iter().copied().collect(),
+            leases: self.meta.leases().len(),
+            requests: self.router.len(),
+            watches: self.watching.len(),
+            counters: self.counters,
+        }
+    }
+
+    fn replica_status(&self, replica: &Replica) -> ReplicaStatus {
+        let last = replica.group.last_index();
+        let me = self.config.node;
+        let followers = replica
+            .group
+            .progress()
+            .into_iter()
+            .filter_map(|(id, matched, _, _)| {
+                let node = replica.node_of(id)?;
+                let here = node == me
+                    || self.peers.get(&node).is_some_and(|peer| peer.connected && !peer.down);
+                Some((node, matched, here && matched + 1000 >= last))
+            })
+            .collect();
+        ReplicaStatus {
+            range: replica.range,
+            leader: replica.group.is_leader(),
+            leaseholder: replica.holds_lease()
+                || (replica.range == META_RANGE && self.sequencer.is_active()),
+            term: replica.group.term(),
+            last_index: last,
+            applied: replica.applied.index,
+            asleep: replica.asleep,
+            watermark: replica.leaseholder.watermark().max(replica.revision),
+            followers,
+        }
+    }
+}
