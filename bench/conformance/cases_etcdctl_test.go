@@ -199,8 +199,12 @@ func (s *Script) watchOutput(arguments ...string) string {
 	}
 	var output strings.Builder
 	buffer := make([]byte, 4096)
-	// The last of the three is the deletion and prints the previous value, "2", once more.
-	for !strings.Contains(output.String(), "DELETE") || strings.Count(output.String(), "\n2\n") < 2 {
+	// The deletion comes last, with four lines: the key and its previous value, the key and no value.
+	whole := func() bool {
+		_, deletion, found := strings.Cut(output.String(), "DELETE\n")
+		return found && strings.Count(deletion, "\n") >= 4
+	}
+	for !whole() {
 		read, err := stdout.Read(buffer)
 		output.Write(buffer[:read])
 		if err != nil {

@@ -168,9 +168,9 @@ func leaseCases() []Case {
 			s.Put("a", "1")
 		}},
 		{"lease/kept-alive-past-its-ttl", func(s *Script) {
-			s.Grant(&pb.LeaseGrantRequest{ID: s.LeaseID(1), TTL: 3})
+			s.Grant(&pb.LeaseGrantRequest{ID: s.LeaseID(1), TTL: 2})
 			s.PutRequest(&pb.PutRequest{Key: s.Key("a"), Lease: s.LeaseID(1)})
-			for range 10 {
+			for range 7 {
 				time.Sleep(500 * time.Millisecond)
 				s.Quietly(func() { s.KeepAlive(s.LeaseID(1)) })
 			}

@@ -3,6 +3,7 @@ package conformance
 import (
 	"bytes"
 	"fmt"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -252,9 +253,16 @@ func watchStartCases() []Case {
 		}},
 		{"watch/long-catch-up", func(s *Script) {
 			s.Quietly(func() {
-				for i := range 1200 {
-					s.Put(fmt.Sprintf("%02d", i%20), "v")
+				// All of the same key and value, so that it does not matter which comes first.
+				var writing sync.WaitGroup
+				for range 60 {
+					writing.Go(func() {
+						for range 20 {
+							s.writeUnrecorded("a", "v")
+						}
+					})
 				}
+				writing.Wait()
 			})
 			w := s.Watch()
 			id := w.Create(&pb.WatchCreateRequest{Key: s.Key(""), RangeEnd: s.End(""), StartRevision: s.Rev(1)})
@@ -347,7 +355,7 @@ func watchStartCases() []Case {
 			id := w.Prefix("")
 			s.Put("a", "1")
 			events := w.Events(id, 1)
-			w.End()
+			w.Close()
 			s.Put("a", "2")
 			s.Delete("a")
 			if len(events) == 0 {
@@ -484,11 +492,6 @@ func watchControlCases() []Case {
 			w.send(&pb.WatchRequest{})
 			w.Prefix("")
 			w.Nothing()
-		}},
-		{"watch/end-of-the-client's-side", func(s *Script) {
-			w := s.Watch()
-			w.Prefix("")
-			w.End()
 		}},
 		{"watch/many-watchers", func(s *Script) {
 			w := s.Watch()

@@ -6,8 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +22,8 @@ import (
 var (
 	targetFlag = flag.String("target", "", "what to compare with etcd: holdfast, or etcd to check the comparison itself (default: holdfast if it is built, else skip)")
 	nodesFlag  = flag.Int("nodes", 3, "nodes of each cluster; every case runs through every node of the target")
-	splitFlag  = flag.String("split-keys", "", "comma-separated keys at which Holdfast's first ranges are cut; case keys begin with c and a number, as in c0121")
+	showFlag   = flag.Bool("show", false, "print every answer of the target")
+	rangesFlag = flag.String("ranges", "one", "one: all keys in Holdfast's first range; many: ranges are cut between the cases and inside those that only read or watch over several keys")
 )
 
 // Case is a script with a name, group/what-it-shows.
@@ -86,10 +88,7 @@ func startClusters(t *testing.T) pairOfClusters {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		options := cluster.Options{Nodes: *nodesFlag, Dir: dir}
-		if *splitFlag != "" {
-			options.SplitKeys = strings.Split(*splitFlag, ",")
-		}
+		options := cluster.Options{Nodes: *nodesFlag, Dir: dir, SplitKeys: splitKeys(t)}
 		started, err := one.start(options)
 		if err != nil {
 			t.Fatal(err)
@@ -113,6 +112,11 @@ func runCase(t *testing.T, clusters pairOfClusters, c Case, number, node int) (a
 		if !steady && attempt < attempts-1 {
 			t.Logf("a leader changed during the case; running it again")
 			continue
+		}
+		if *showFlag {
+			for i, answer := range got {
+				t.Logf("%d %v", i+1, answer)
+			}
 		}
 		wrong, reasons := split(c.Name, compare(want, got), Allowances)
 		for reason, count := range reasons {
@@ -152,8 +156,7 @@ func runOn(on cluster.Cluster, c Case, number, through, node, attempt int, optio
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w\n%s", on.Name(), err, on.LogTail())
 	}
-	prefix := fmt.Sprintf("c%03d%d%02d/", number, node, attempt)
-	script, err := newScript(side, prefix, int64(number+1)*100_000+int64(node)*10_000+int64(attempt)*1000)
+	script, err := newScript(side, keyPrefix(number, node, attempt), int64(number+1)*100_000+int64(node)*10_000+int64(attempt)*1000)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -164,6 +167,49 @@ func runOn(on cluster.Cluster, c Case, number, through, node, attempt int, optio
 		return nil, 0, fmt.Errorf("%s: %w\n%s", on.Name(), err, on.LogTail())
 	}
 	return script.steps, int(after-before) + 1, nil
+}
+
+// keyPrefix begins every key of one run of a case. It grows from run to run, so that no
+// key lies behind those of the run that is on.
+func keyPrefix(number, node, attempt int) string {
+	return fmt.Sprintf("c%03d%d%02d/", number, node, attempt)
+}
+
+// splitKeys cut Holdfast's ranges as -ranges asks.
+func splitKeys(t *testing.T) []string {
+	t.Helper()
+	switch *rangesFlag {
+	case "one":
+		return nil
+	case "many":
+	default:
+		t.Fatalf("-ranges=%s: must be one or many", *rangesFlag)
+	}
+	var keys []string
+	for number, c := range allCases() {
+		if number%50 == 25 {
+			keys = append(keys, keyPrefix(number, 0, 0))
+		}
+		if slices.ContainsFunc(cutInside, func(pattern string) bool {
+			matched, err := path.Match(pattern, c.Name)
+			return err == nil && matched
+		}) {
+			for node := range *nodesFlag {
+				keys = append(keys, keyPrefix(number, node, 0)+"b")
+			}
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// cutInside are cases that write single keys and read or watch several, so that a cut
+// between their keys is one that no write crosses.
+var cutInside = []string{
+	"range/prefix", "range/span", "range/from-key", "range/at-revisions", "range/limit*", "range/pages",
+	"range/count-only", "range/keys-only", "range/filters*", "range/unsorted-*", "range/sort-KEY-*", "range/sort-MOD-*",
+	"compact/keeps-*", "compact/deleted-*", "watch/prefix", "watch/from-key", "watch/prev-kv", "watch/several-*",
+	"watch/from-a-past-revision*", "watch/progress-*", "watch/compaction-*", "watch/resume-*", "watch/many-*",
 }
 
 // term is the term in which the node's leader leads. It waits out an election.

@@ -21,6 +21,14 @@ type step struct {
 
 type fieldLine struct{ path, value string }
 
+func (s step) String() string {
+	text := s.asked
+	for _, line := range s.lines {
+		text += "\n        " + line.path + " = " + line.value
+	}
+	return text
+}
+
 func (s *step) add(path, format string, values ...any) {
 	s.lines = append(s.lines, fieldLine{path, fmt.Sprintf(format, values...)})
 }

@@ -167,6 +167,13 @@ func (s *Script) Put(name, value string) *pb.PutResponse {
 	return s.PutRequest(&pb.PutRequest{Key: s.Key(name), Value: []byte(value)})
 }
 
+// writeUnrecorded writes one key without a record, so that many may run at once.
+func (s *Script) writeUnrecorded(name, value string) {
+	ctx, cancel := s.context()
+	defer cancel()
+	_, _ = s.side.kv.Put(ctx, &pb.PutRequest{Key: s.Key(name), Value: []byte(value)}) // what is missing shows in the events
+}
+
 // Puts writes keys one after the other, each with its own name as the value.
 func (s *Script) Puts(names ...string) {
 	for _, name := range names {

@@ -19,6 +19,7 @@ type WatchStream struct {
 	stream  pb.Watch_WatchClient
 	arrived chan *pb.WatchResponse
 	ended   chan error
+	cancel  context.CancelFunc
 	// pending has arrived but was not asked for yet.
 	pending []*pb.WatchResponse
 }
@@ -26,7 +27,7 @@ type WatchStream struct {
 // Watch opens a stream. It is closed at the end of the script.
 func (s *Script) Watch() *WatchStream {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &WatchStream{script: s, arrived: make(chan *pb.WatchResponse, 1000), ended: make(chan error, 1)}
+	w := &WatchStream{script: s, arrived: make(chan *pb.WatchResponse, 1000), ended: make(chan error, 1), cancel: cancel}
 	stream, err := s.side.watch.Watch(ctx)
 	if err != nil {
 		cancel()
@@ -179,24 +180,8 @@ func (w *WatchStream) Nothing() {
 	w.script.steps = append(w.script.steps, recorded)
 }
 
-// End closes the sending side and records how the stream ends.
-func (w *WatchStream) End() {
-	if w.stream != nil {
-		_ = w.stream.CloseSend() // how it ended comes from the receiving side
-	}
-	w.Ended()
-}
-
-// Ended records how the stream ends.
-func (w *WatchStream) Ended() {
-	select {
-	case err := <-w.ended:
-		w.script.Note("Watch stream ended", "%v", err)
-		w.ended <- err
-	case <-time.After(watchWait):
-		w.script.Note("Watch stream ended", "it did not")
-	}
-}
+// Close ends the stream as a client does that goes away.
+func (w *WatchStream) Close() { w.cancel() }
 
 func (w *WatchStream) send(request *pb.WatchRequest) {
 	if w.stream != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -167,40 +168,43 @@ func run(s settings) error {
 // pair is the two clusters: always etcd first.
 type pair struct {
 	etcd, other cluster.Cluster
+	dir         string
+	nodes       int
+	against     string
 }
 
 func startPair(s settings, dir string) (*pair, error) {
-	options := func(name string) (cluster.Options, error) {
-		own := dir + "/" + name
-		o := cluster.Options{Nodes: s.nodes, Dir: own}
-		if s.split != "" {
-			o.SplitKeys = strings.Split(s.split, ",")
-		}
-		return o, os.Mkdir(own, 0o755)
-	}
-	etcdOptions, err := options("etcd")
-	if err != nil {
+	p := &pair{dir: dir, nodes: s.nodes, against: s.against}
+	etcdDir := filepath.Join(dir, "etcd")
+	if err := os.Mkdir(etcdDir, 0o755); err != nil {
 		return nil, err
 	}
-	etcd, err := cluster.StartEtcd(etcdOptions)
-	if err != nil {
+	var err error
+	if p.etcd, err = cluster.StartEtcd(cluster.Options{Nodes: s.nodes, Dir: etcdDir}); err != nil {
 		return nil, err
 	}
-	otherOptions, err := options("other")
-	if err != nil {
-		etcd.Stop()
+	var splitKeys []string
+	if s.split != "" {
+		splitKeys = strings.Split(s.split, ",")
+	}
+	if p.other, err = p.startOther("other", splitKeys); err != nil {
+		p.etcd.Stop()
 		return nil, err
 	}
-	startOther := cluster.StartHoldfast
-	if s.against == "etcd" {
-		startOther = cluster.StartEtcd
-	}
-	other, err := startOther(otherOptions)
-	if err != nil {
-		etcd.Stop()
+	return p, nil
+}
+
+// startOther starts one more cluster of what is compared with etcd.
+func (p *pair) startOther(name string, splitKeys []string) (cluster.Cluster, error) {
+	own := filepath.Join(p.dir, name)
+	if err := os.Mkdir(own, 0o755); err != nil {
 		return nil, err
 	}
-	return &pair{etcd, other}, nil
+	start := cluster.StartHoldfast
+	if p.against == "etcd" {
+		start = cluster.StartEtcd
+	}
+	return start(cluster.Options{Nodes: p.nodes, Dir: own, SplitKeys: splitKeys})
 }
 
 func (p *pair) stop() {

@@ -80,6 +80,9 @@ func summary(metric, unit string, s samples, sum func([]float64) float64, g goal
 		l.Ratio = l.Other / l.Etcd
 	}
 	l.Verdict = verdict(l, g)
+	if l.Verdict == "ok" && (len(s[otherSide]) == 0 || len(s[etcdSide]) == 0) {
+		l.Verdict = "short" // nothing was measured
+	}
 	return l
 }
 

@@ -28,6 +28,8 @@ const (
 	readKeys = 2_000
 	// readShare of the requests of the mixed load are linearizable reads.
 	readShare = 0.75
+	// rangesOfIdle are the ranges of the idle cluster that has many; each node holds one copy of each.
+	rangesOfIdle = 1000
 	// calmTime lets each cluster finish what the load before left it to do.
 	calmTime = 300 * time.Millisecond
 )
@@ -58,6 +60,7 @@ func scenarios() []scenario {
 		{name: "term", about: "SIGTERM of the node that leads a key", run: terminateLeader},
 		{name: "pause", about: "SIGSTOP of the node that leads a key for 3 s, then SIGCONT", run: pauseLeader},
 		{name: "leases", about: "client leases kept alive while the leader is paused for longer than they last", run: pauseLeases},
+		{name: "idle1000", about: "the same for a Holdfast of 1000 ranges beside a plain etcd", long: true, run: idleRanges},
 		{name: "recover", about: "a node that holds 1 GB is killed: time from its start until it serves", long: true, run: recoverLarge},
 	}
 }
@@ -220,19 +223,48 @@ func memory(_ context.Context, p *pair, _ settings) ([]line, error) {
 	}, err
 }
 
-func idle(_ context.Context, p *pair, s settings) ([]line, error) {
-	const window = 10 * time.Second
+func idle(_ context.Context, p *pair, _ settings) ([]line, error) {
 	var share samples
 	err := p.each(1, func(c cluster.Cluster, side side) error {
-		time.Sleep(2 * time.Second)
-		before, err := cluster.CPUTime(c)
-		if err != nil {
-			return err
-		}
-		time.Sleep(window)
-		after, err := cluster.CPUTime(c)
-		share.add(side, 100*float64(after-before)/float64(window)/float64(c.Nodes()))
+		used, err := idleShare(c)
+		share.add(side, used)
 		return err
 	})
-	return []line{summary("of a core, each node", "%", share, median, goal{valueBelow, 5})}, err
+	return []line{summary("of a core, each node", "%", share, median, goal{})}, err
+}
+
+// idleRanges looks at a cluster of its own that has many ranges and nothing to do.
+func idleRanges(_ context.Context, p *pair, _ settings) ([]line, error) {
+	splitKeys := make([]string, rangesOfIdle-1)
+	for i := range splitKeys {
+		splitKeys[i] = fmt.Sprintf("range/%06d", i)
+	}
+	many, err := p.startOther("many-ranges", splitKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer many.Stop()
+	time.Sleep(10 * time.Second)
+	var share samples
+	for side, c := range map[side]cluster.Cluster{etcdSide: p.etcd, otherSide: many} {
+		used, err := idleShare(c)
+		if err != nil {
+			return nil, err
+		}
+		share.add(side, used)
+	}
+	return []line{summary("of a core, each node", "%", share, median, goal{valueBelow, 5})}, nil
+}
+
+// idleShare is how much of a core a node of an idle cluster uses, in percent.
+func idleShare(c cluster.Cluster) (float64, error) {
+	const window = 10 * time.Second
+	time.Sleep(2 * time.Second)
+	before, err := cluster.CPUTime(c)
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(window)
+	after, err := cluster.CPUTime(c)
+	return 100 * float64(after-before) / float64(window) / float64(c.Nodes()), err
 }
