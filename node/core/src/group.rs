@@ -228,6 +228,17 @@ impl Group {
         self.installing.is_none() && self.raft.propose_conf_change(context, change).is_ok()
     }
 
+    /// A change of members is proposed and not applied: another would be ignored.
+    pub fn is_changing(&self) -> bool {
+        self.raft.raft.has_pending_conf()
+    }
+
+    /// Between the two halves of a joint change: the second half has to be proposed if the leader
+    /// that would have done so is gone.
+    pub fn is_joint(&self) -> bool {
+        !self.raft.store().conf_state().voters_outgoing.is_empty()
+    }
+
     /// A change of members was applied.
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> ConfState {
         let state = self

@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 mod applying;
 mod leadership;
+mod members;
 mod meta_service;
 mod routing;
 mod status;
@@ -127,6 +128,8 @@ pub struct Node {
     /// First revision that this sequencer grants.
     first_next: Revision,
     known_peers: Vec<(NodeId, String)>,
+    /// When members are planned again (on the meta range's leader).
+    plan_at: Millis,
     /// Raft snapshots received, waiting for the raft library to take them.
     staged: BTreeMap<RangeId, (u64, crate::descriptor::RangeDescriptor)>,
 }
@@ -169,6 +172,7 @@ impl Node {
             counters: Counters::default(),
             first_next: 0,
             known_peers: Vec::new(),
+            plan_at: 0,
             staged: BTreeMap::new(),
         };
         for boot in boots {

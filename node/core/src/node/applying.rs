@@ -4,7 +4,7 @@
 use super::Node;
 use crate::bootstrap::{START, initial_hard_state, initial_log};
 use crate::descriptor::RangeDescriptor;
-use crate::effects::{Persist, ReplicaBoot, SnapshotEffect};
+use crate::effects::{LogWrite, Persist, ReplicaBoot, SnapshotEffect};
 use crate::error::{Error, Misrouted};
 use crate::group::{Group, decode_raft};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
@@ -85,6 +85,10 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = replica.descriptor.clone() else { return };
         self.meta.learn(&descriptor);
+        if range == META_RANGE && self.sequencer.is_active() {
+            self.publish_meta_members(descriptor.clone());
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
         let feeds: Vec<_> = replica
             .subscribers
             .iter()
@@ -206,24 +210,16 @@ impl Node {
         self.dirty.insert(id);
     }
 
-    // Members.
-
-    pub(super) fn serve_change_replicas(
-        &mut self,
-        asker: Asker,
-        _id: RequestId,
-        range: RangeId,
-        _change: (Option<NodeId>, Option<NodeId>),
-        _generation: u64,
-    ) {
-        let error = Error::Refused(format!("members of {range} cannot be changed yet"));
-        self.outcome(asker, Outcome::Done(Err(error)));
-    }
-
     fn remove_replica(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.remove(&range) else { return };
         let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
         self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
+        self.persist_sequence += 1;
+        self.effects.persist.push(Persist {
+            sequence: self.persist_sequence,
+            sync: true,
+            writes: vec![LogWrite { range, destroy: true, ..LogWrite::default() }],
+        });
     }
 
     pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {

@@ -75,6 +75,7 @@ impl Node {
                 None => {}
             }
             self.dirty.insert(range);
+            self.finish_joint(range);
             self.settle_timeout(range);
             self.consider_sleep(range);
             self.consider_rebalance(range);

@@ -501,6 +501,7 @@ impl Node {
         if !self.sequencer.is_active() {
             return;
         }
+        self.plan_members();
         let now = self.now;
         let due: Vec<LeaseId> = self
             .service

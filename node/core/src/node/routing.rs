@@ -400,7 +400,9 @@ impl Node {
         if let RangeRequest::Transfer { to } = request.body {
             return self.serve_transfer(asker, range, to);
         }
-        if !replica.holds_lease() {
+        let serves =
+            if range == META_RANGE { self.sequencer.is_active() } else { replica.holds_lease() };
+        if !serves {
             if replica.group.is_leader() && !self.stopping && replica.waiting.len() < 10_000 {
                 replica.waiting.push((asker, request));
                 return;
