@@ -4,6 +4,8 @@ pub mod config;
 
 pub mod gateway;
 
+pub mod http;
+
 pub mod mailbox;
 
 pub mod telemetry;

@@ -15,7 +15,7 @@ mod view;
 mod watches;
 
 pub use view::{RangeView, View, Vitals};
-pub use watches::{WATCH_BUFFER_BYTES_MAX, WatchSink, Watches};
+pub use watches::{TooSlow, WATCH_BUFFER_BYTES_MAX, WatchSink, Watches};
 
 use holdfast_core::effects::{ClientToken, WatchToken};
 use holdfast_core::error::Error;

@@ -8,6 +8,7 @@ use holdfast_core::descriptor::{NodeRecord, RangeDescriptor};
 use holdfast_core::ids::{Index, NodeId, Revision, Term};
 use holdfast_core::request::AlarmKind;
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
@@ -165,7 +166,7 @@ impl Vitals {
 }
 
 /// What changes rarely.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// Every node of the static set, as this node last heard.
     pub nodes: Vec<NodeRecord>,
@@ -180,7 +181,7 @@ pub struct View {
 }
 
 /// One replica on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeView {
     /// The range as applied here.
     pub descriptor: RangeDescriptor,

@@ -1,0 +1,160 @@
+//! The Admin service. Any node answers for the whole cluster: it asks every other node for what
+//! that one knows of itself, and puts the answers together (see [`report`]).
+
+mod report;
+
+use super::grpc::Call;
+use super::{Gateway, error};
+use holdfast_core::descriptor::NodeState;
+use holdfast_core::ids::{NodeId, RangeId};
+use holdfast_core::request::{AdminOp, Request, Response};
+use holdfast_proto::admin as pb;
+use holdfast_proto::admin::admin_client::AdminClient;
+use report::{Cluster, Local};
+use serde::Serialize;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tonic::Status;
+use tonic::transport::Endpoint;
+
+/// How long another node may take to tell about itself. It answers from memory, so one that needs
+/// longer counts as not answering.
+const ASK_TIMEOUT: Duration = Duration::from_millis(800);
+
+impl Gateway {
+    pub(super) async fn admin_status(
+        &self,
+        _call: Call,
+        request: pb::StatusRequest,
+    ) -> Result<pb::StatusReply, Status> {
+        let json =
+            if request.local { json(&self.local()) } else { json(&self.cluster().await.status()) };
+        Ok(pb::StatusReply { json: json? })
+    }
+
+    pub(super) async fn admin_ranges(
+        &self,
+        _call: Call,
+        _request: pb::RangesRequest,
+    ) -> Result<pb::RangesReply, Status> {
+        Ok(pb::RangesReply { json: json(&self.cluster().await.ranges())? })
+    }
+
+    pub(super) async fn admin_nodes(
+        &self,
+        _call: Call,
+        _request: pb::NodesRequest,
+    ) -> Result<pb::NodesReply, Status> {
+        Ok(pb::NodesReply { json: json(&self.cluster().await.nodes())? })
+    }
+
+    pub(super) async fn admin_drain(
+        &self,
+        call: Call,
+        request: pb::DrainRequest,
+    ) -> Result<pb::DrainReply, Status> {
+        let message = self.admin(call, AdminOp::Drain { node: NodeId(request.node) }).await?;
+        Ok(pb::DrainReply { message })
+    }
+
+    pub(super) async fn admin_undrain(
+        &self,
+        call: Call,
+        request: pb::UndrainRequest,
+    ) -> Result<pb::UndrainReply, Status> {
+        let message = self.admin(call, AdminOp::Undrain { node: NodeId(request.node) }).await?;
+        Ok(pb::UndrainReply { message })
+    }
+
+    pub(super) async fn admin_split(
+        &self,
+        call: Call,
+        request: pb::SplitRequest,
+    ) -> Result<pb::SplitReply, Status> {
+        if request.key.is_empty() {
+            return Err(error::key_not_provided());
+        }
+        let message = self.admin(call, AdminOp::Split { key: request.key }).await?;
+        Ok(pb::SplitReply { message })
+    }
+
+    pub(super) async fn admin_transfer(
+        &self,
+        call: Call,
+        request: pb::TransferRequest,
+    ) -> Result<pb::TransferReply, Status> {
+        let (range, to) = (RangeId(request.range), NodeId(request.to));
+        let message = self.admin(call, AdminOp::Transfer { range, to }).await?;
+        Ok(pb::TransferReply { message })
+    }
+
+    async fn admin(&self, call: Call, operation: AdminOp) -> Result<String, Status> {
+        match self.ask(call, Request::Admin(operation)).await? {
+            Response::Admin { message } => Ok(message),
+            _ => Err(error::unexpected_answer()),
+        }
+    }
+
+    /// What this node knows.
+    fn local(&self) -> Local {
+        let vitals = self.backend().vitals();
+        Local {
+            node: vitals.node(),
+            cluster: vitals.cluster(),
+            sequencer: vitals.sequencer(),
+            has_leader: vitals.has_leader(),
+            draining: vitals.draining(),
+            revision: vitals.revision(),
+            view: self.backend().view().as_ref().clone(),
+        }
+    }
+
+    /// What all nodes that answer know.
+    async fn cluster(&self) -> Cluster {
+        let mine = self.local();
+        let mut asked = JoinSet::new();
+        for node in &mine.view.nodes {
+            if node.id != mine.node && node.state != NodeState::Tombstoned {
+                asked.spawn(ask(node.client_address.clone()));
+            }
+        }
+        let mut answers = Vec::new();
+        for (address, answer) in asked.join_all().await {
+            match answer {
+                // A different cluster may have taken over the address.
+                Ok(local) if local.cluster == mine.cluster => answers.push(local),
+                Ok(_) => tracing::warn!(address, "a node of another cluster answers"),
+                Err(reason) => tracing::debug!(address, reason, "no report of a node"),
+            }
+        }
+        Cluster::new(mine, answers)
+    }
+}
+
+/// Asks another node for its report.
+async fn ask(address: String) -> (String, Result<Local, String>) {
+    let answer = async {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("malformed address: {error}"))?
+            .connect_timeout(ASK_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(|error| format!("connect: {error}"))?;
+        let mut client = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
+        let reply = client
+            .status(pb::StatusRequest { local: true })
+            .await
+            .map_err(|status| format!("ask: {status}"))?;
+        serde_json::from_slice(&reply.into_inner().json)
+            .map_err(|error| format!("read its report: {error}"))
+    };
+    let answer = tokio::time::timeout(ASK_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_elapsed| Err("no answer in time".to_owned()));
+    (address, answer)
+}
+
+fn json(value: &impl Serialize) -> Result<bytes::Bytes, Status> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) => Err(Status::internal(format!("holdfast: write the report: {error}"))),
+    }
+}

@@ -1,0 +1,312 @@
+//! Puts together what the nodes know of themselves: pure, so that it can be tested.
+//!
+//! Invariants: a range is what its descriptor with the highest generation says; its leader is the
+//! leaseholder with the highest term; a node that did not answer is `Down`, whatever it was.
+
+use crate::gateway::backend::{RangeView, View};
+use holdfast_core::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
+use holdfast_core::ids::{NodeId, RangeId, Revision};
+use holdfast_core::key::printable;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What one node knows, as nodes send it to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Local {
+    pub node: NodeId,
+    pub cluster: u64,
+    pub sequencer: Option<NodeId>,
+    pub has_leader: bool,
+    pub draining: bool,
+    pub revision: Revision,
+    pub view: View,
+}
+
+/// The reports of all nodes that answered.
+pub(super) struct Cluster {
+    id: u64,
+    sequencer: Option<NodeId>,
+    revision: Revision,
+    nodes: Vec<NodeRecord>,
+    answering: BTreeSet<NodeId>,
+    draining: BTreeSet<NodeId>,
+    ranges: Vec<Range>,
+}
+
+/// One range, with what its leaseholder says.
+struct Range {
+    descriptor: RangeDescriptor,
+    leaseholder: Option<(NodeId, RangeView)>,
+}
+
+/// How well the data is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Protection {
+    /// Every range has all its copies, complete, on nodes that answer.
+    Full,
+    /// Every range is served; some copies are missing or behind.
+    Degraded,
+    /// As `Degraded`, and copies are being made.
+    Reprotecting,
+    /// Some range is not served.
+    Unavailable,
+}
+
+/// `holdfast-node status -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StatusJson {
+    protection: Protection,
+    ranges: RangeCounts,
+    nodes: Vec<NodeJson>,
+    bytes_remaining: u64,
+    cluster: String,
+    sequencer: Option<u64>,
+    revision: Revision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RangeCounts {
+    total: usize,
+    fully_replicated: usize,
+    unavailable: usize,
+}
+
+/// One node, in `status` and `nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NodeJson {
+    id: u64,
+    name: String,
+    state: &'static str,
+    ranges: usize,
+    leaders: usize,
+    client_address: String,
+    peer_address: String,
+    http_address: String,
+}
+
+/// One range, in `ranges`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RangeJson {
+    id: u64,
+    /// For people: text where it is printable, in quotes.
+    start: String,
+    /// `null` is the end of the key space.
+    end: Option<String>,
+    /// `meta` for the system keys, else `data`.
+    kind: &'static str,
+    state: &'static str,
+    leader: Option<u64>,
+    term: Option<u64>,
+    generation: u64,
+    replicas: Vec<ReplicaJson>,
+    bytes_remaining: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplicaJson {
+    node: u64,
+    replica: u64,
+    kind: &'static str,
+    caught_up: bool,
+}
+
+impl Cluster {
+    /// From this node's report and those of others that answered.
+    pub(super) fn new(mine: Local, others: Vec<Local>) -> Self {
+        let id = mine.cluster;
+        let reports: Vec<Local> = std::iter::once(mine).chain(others).collect();
+        let mut descriptors: BTreeMap<RangeId, RangeDescriptor> = BTreeMap::new();
+        let mut leaseholders: BTreeMap<RangeId, (NodeId, RangeView)> = BTreeMap::new();
+        let mut nodes: BTreeMap<NodeId, NodeRecord> = BTreeMap::new();
+        for report in &reports {
+            let held = report.view.replicas.iter().map(|replica| &replica.descriptor);
+            for descriptor in report.view.directory.iter().chain(held) {
+                let known = descriptors.entry(descriptor.id).or_insert_with(|| descriptor.clone());
+                if known.generation < descriptor.generation {
+                    *known = descriptor.clone();
+                }
+            }
+            for replica in report.view.replicas.iter().filter(|replica| replica.leaseholder) {
+                let claim = (report.node, replica.clone());
+                let known =
+                    leaseholders.entry(replica.descriptor.id).or_insert_with(|| claim.clone());
+                if known.1.term < replica.term {
+                    *known = claim;
+                }
+            }
+        }
+        // Records change rarely; who leads the meta range, or else the most, knows best.
+        let sequencer = reports
+            .iter()
+            .find(|report| report.sequencer == Some(report.node))
+            .map(|report| report.node)
+            .or_else(|| reports.iter().find_map(|report| report.sequencer));
+        let by_trust = reports
+            .iter()
+            .filter(|report| Some(report.node) != sequencer)
+            .chain(reports.iter().filter(|report| Some(report.node) == sequencer));
+        for report in by_trust {
+            for record in &report.view.nodes {
+                nodes.insert(record.id, record.clone());
+            }
+        }
+        let ranges = descriptors
+            .into_values()
+            .map(|descriptor| {
+                let leaseholder = leaseholders.remove(&descriptor.id);
+                Range { descriptor, leaseholder }
+            })
+            .collect();
+        Self {
+            id,
+            sequencer,
+            revision: reports.iter().map(|report| report.revision).max().unwrap_or(0),
+            nodes: nodes.into_values().collect(),
+            answering: reports.iter().map(|report| report.node).collect(),
+            draining: reports
+                .iter()
+                .filter(|report| report.draining)
+                .map(|report| report.node)
+                .collect(),
+            ranges,
+        }
+    }
+
+    /// How protected the data is.
+    pub(super) fn status(&self) -> StatusJson {
+        let full = self.ranges.iter().filter(|range| self.is_full(range)).count();
+        let unavailable = self.ranges.iter().filter(|range| !self.is_available(range)).count();
+        let copying = self.ranges.iter().any(Range::is_copying);
+        let protection = if unavailable > 0 || self.ranges.is_empty() {
+            Protection::Unavailable
+        } else if full == self.ranges.len() {
+            Protection::Full
+        } else if copying {
+            Protection::Reprotecting
+        } else {
+            Protection::Degraded
+        };
+        StatusJson {
+            protection,
+            ranges: RangeCounts { total: self.ranges.len(), fully_replicated: full, unavailable },
+            nodes: self.nodes(),
+            bytes_remaining: self.ranges.iter().map(Range::bytes_remaining).sum(),
+            cluster: format!("{:x}", self.id),
+            sequencer: self.sequencer.map(|node| node.0),
+            revision: self.revision,
+        }
+    }
+
+    /// Every node that is not gone for ever.
+    pub(super) fn nodes(&self) -> Vec<NodeJson> {
+        let live = self.nodes.iter().filter(|node| node.state != NodeState::Tombstoned);
+        live.map(|node| NodeJson {
+            id: node.id.0,
+            name: node.name.clone(),
+            state: self.state(node),
+            ranges: self
+                .ranges
+                .iter()
+                .filter(|range| range.descriptor.replica_on(node.id).is_some())
+                .count(),
+            leaders: self.ranges.iter().filter(|range| range.leader() == Some(node.id)).count(),
+            client_address: node.client_address.clone(),
+            peer_address: node.peer_address.clone(),
+            http_address: node.http_address.clone(),
+        })
+        .collect()
+    }
+
+    /// Every range, by key.
+    pub(super) fn ranges(&self) -> Vec<RangeJson> {
+        let mut ranges: Vec<&Range> = self.ranges.iter().collect();
+        ranges.sort_by_key(|range| {
+            let meta = range.descriptor.id == holdfast_core::ids::META_RANGE;
+            (!meta, &range.descriptor.span.start)
+        });
+        ranges.into_iter().map(|range| self.range(range)).collect()
+    }
+
+    fn range(&self, range: &Range) -> RangeJson {
+        let descriptor = &range.descriptor;
+        let replicas = descriptor.replicas.iter().map(|replica| ReplicaJson {
+            node: replica.node.0,
+            replica: replica.replica.0,
+            kind: match replica.kind {
+                ReplicaKind::Voter => "voter",
+                ReplicaKind::Learner => "learner",
+            },
+            caught_up: self.has_copy(range, replica.node),
+        });
+        RangeJson {
+            id: descriptor.id.0,
+            start: printable(&descriptor.span.start),
+            end: descriptor.span.end.as_ref().map(|end| printable(end)),
+            kind: if descriptor.id == holdfast_core::ids::META_RANGE { "meta" } else { "data" },
+            state: if !self.is_available(range) {
+                "Unavailable"
+            } else if self.is_full(range) {
+                "Full"
+            } else if range.is_copying() {
+                "Reprotecting"
+            } else {
+                "Degraded"
+            },
+            leader: range.leader().map(|node| node.0),
+            term: range.leaseholder.as_ref().map(|(_, view)| view.term),
+            generation: descriptor.generation,
+            replicas: replicas.collect(),
+            bytes_remaining: range.bytes_remaining(),
+        }
+    }
+
+    fn state(&self, node: &NodeRecord) -> &'static str {
+        match node.state {
+            NodeState::Tombstoned => "Tombstoned",
+            NodeState::Joining => "Joining",
+            NodeState::Up | NodeState::Draining if !self.answering.contains(&node.id) => "Down",
+            NodeState::Draining => "Draining",
+            NodeState::Up if self.draining.contains(&node.id) => "Draining",
+            NodeState::Up => "Up",
+        }
+    }
+
+    /// Some node that answers serves the range.
+    fn is_available(&self, range: &Range) -> bool {
+        let voters = range.descriptor.voters().filter(|voter| self.answering.contains(&voter.node));
+        range.leaseholder.is_some() && voters.count() >= range.descriptor.quorum()
+    }
+
+    /// Every voter has everything, and answers.
+    fn is_full(&self, range: &Range) -> bool {
+        self.is_available(range)
+            && range.descriptor.voters().all(|voter| self.has_copy(range, voter.node))
+    }
+
+    fn has_copy(&self, range: &Range, node: NodeId) -> bool {
+        self.answering.contains(&node)
+            && range.leaseholder.as_ref().is_some_and(|(_, view)| view.caught_up.contains(&node))
+    }
+}
+
+impl Range {
+    fn leader(&self) -> Option<NodeId> {
+        self.leaseholder.as_ref().map(|(node, _)| *node)
+    }
+
+    fn is_copying(&self) -> bool {
+        self.descriptor.replicas.iter().any(|replica| replica.kind == ReplicaKind::Learner)
+    }
+
+    fn bytes_remaining(&self) -> u64 {
+        self.leaseholder.as_ref().map_or(0, |(_, view)| view.bytes_remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests;

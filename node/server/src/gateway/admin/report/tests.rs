@@ -1,0 +1,135 @@
+//! What a cluster says of itself as its nodes come and go.
+
+use super::*;
+use holdfast_core::descriptor::ReplicaDescriptor;
+use holdfast_core::ids::ReplicaId;
+use holdfast_core::key::Span;
+
+fn record(id: u64) -> NodeRecord {
+    NodeRecord {
+        id: NodeId(id),
+        name: format!("node-{id}"),
+        peer_address: String::new(),
+        client_address: String::new(),
+        http_address: String::new(),
+        state: NodeState::Up,
+    }
+}
+
+fn descriptor(id: u64) -> RangeDescriptor {
+    let replicas = (1..=3)
+        .map(|node| ReplicaDescriptor {
+            replica: ReplicaId(node),
+            node: NodeId(node),
+            kind: ReplicaKind::Voter,
+        })
+        .collect();
+    RangeDescriptor { id: RangeId(id), span: Span::all(), generation: 1, replicas, next_replica: 4 }
+}
+
+/// Node `id`, which leads the range of its own number, sees `caught_up` there.
+fn report(id: u64, caught_up: &[u64]) -> Local {
+    let replicas = (1..=3)
+        .map(|range| RangeView {
+            descriptor: descriptor(range),
+            leader: Some(NodeId(range)),
+            term: 2,
+            applied: 10,
+            leaseholder: range == id,
+            caught_up: caught_up.iter().map(|node| NodeId(*node)).collect(),
+            bytes_remaining: if range == id { 7 } else { 0 },
+        })
+        .collect();
+    Local {
+        node: NodeId(id),
+        cluster: 0xabc,
+        sequencer: Some(NodeId(1)),
+        has_leader: true,
+        draining: false,
+        revision: 5,
+        view: View {
+            nodes: (1..=3).map(record).collect(),
+            directory: (1..=3).map(descriptor).collect(),
+            replicas,
+            ..View::default()
+        },
+    }
+}
+
+fn json(cluster: &Cluster) -> serde_json::Value {
+    serde_json::to_value(cluster.status()).expect("plain data")
+}
+
+#[test]
+fn a_whole_cluster_is_fully_protected() {
+    let all = [1, 2, 3];
+    let cluster = Cluster::new(report(1, &all), vec![report(2, &all), report(3, &all)]);
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Full");
+    assert_eq!(
+        status["ranges"],
+        serde_json::json!({"total": 3, "fullyReplicated": 3, "unavailable": 0})
+    );
+    assert_eq!(status["bytesRemaining"], 21);
+    assert_eq!(status["nodes"][2]["id"], 3);
+    assert_eq!(status["nodes"][2]["state"], "Up");
+    assert_eq!(status["nodes"][2]["ranges"], 3);
+    assert_eq!(status["nodes"][2]["leaders"], 1);
+}
+
+/// The ranges that the dead node led have a new leader: everything is served, by two copies.
+#[test]
+fn a_dead_node_degrades() {
+    let mut second = report(2, &[1, 2]);
+    second.view.replicas[2].leaseholder = true;
+    let cluster = Cluster::new(report(1, &[1, 2]), vec![second]);
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Degraded");
+    assert_eq!(status["ranges"]["fullyReplicated"], 0);
+    assert_eq!(status["ranges"]["unavailable"], 0);
+    assert_eq!(status["nodes"][2]["state"], "Down");
+    assert_eq!(status["nodes"][2]["leaders"], 0);
+    assert_eq!(status["nodes"][1]["leaders"], 2);
+}
+
+#[test]
+fn a_node_alone_is_unavailable() {
+    let cluster = Cluster::new(report(1, &[1]), Vec::new());
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Unavailable");
+    assert_eq!(status["ranges"]["unavailable"], 3);
+}
+
+#[test]
+fn a_node_that_lags_is_not_full_protection() {
+    let cluster =
+        Cluster::new(report(1, &[1, 2]), vec![report(2, &[1, 2, 3]), report(3, &[1, 2, 3])]);
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Degraded");
+    assert_eq!(status["ranges"]["fullyReplicated"], 2);
+}
+
+#[test]
+fn the_newest_descriptor_and_leaseholder_count() {
+    let all = [1, 2, 3];
+    let mut stale = report(3, &all);
+    stale.view.replicas[0].leaseholder = true;
+    stale.view.replicas[0].term = 1;
+    let mut newer = report(2, &all);
+    newer.view.directory[1].generation = 9;
+    newer.view.directory[1].replicas.truncate(2);
+    let cluster = Cluster::new(report(1, &all), vec![newer, stale]);
+    let ranges = serde_json::to_value(cluster.ranges()).expect("plain data");
+    assert_eq!(ranges[0]["leader"], 1);
+    assert_eq!(ranges[0]["kind"], "meta");
+    assert_eq!(ranges[1]["generation"], 9);
+    assert_eq!(ranges[1]["replicas"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_report_survives_the_way_between_nodes() {
+    let sent = report(2, &[1, 2, 3]);
+    let bytes = serde_json::to_vec(&sent).expect("plain data");
+    let received: Local = serde_json::from_slice(&bytes).expect("the same form");
+    assert_eq!(received, sent);
+}

@@ -1,0 +1,255 @@
+//! Rules that a key-value request must keep whatever the state is, with etcd's error for each.
+//!
+//! Stricter than etcd in one point: a transaction that puts a key and deletes it in another nested
+//! transaction, or by an open-ended delete, is refused as a duplicate too, so that a revision
+//! changes a key at most once.
+
+use super::error;
+use bytes::Bytes;
+use holdfast_core::key::Span;
+use holdfast_proto::etcdserverpb as pb;
+use pb::request_op::Request;
+use prost::Message;
+use std::collections::BTreeSet;
+use tonic::Status;
+
+/// Largest request that may become a log entry, in bytes (etcd's `--max-request-bytes`).
+pub(super) const REQUEST_BYTES_MAX: usize = 3 << 19;
+
+/// What the message around the largest request may take (as etcd's receive limit).
+pub(super) const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + (512 << 10);
+
+/// Operations in one list of a transaction, nested ones on top (etcd's `--max-txn-ops`).
+pub(super) const TXN_OPERATIONS_MAX: usize = 128;
+
+/// Checks a range read.
+pub(super) fn range(request: &pb::RangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(error::key_not_provided());
+    }
+    let order = pb::range_request::SortOrder::try_from(request.sort_order);
+    let target = pb::range_request::SortTarget::try_from(request.sort_target);
+    if order.is_err() || target.is_err() {
+        return Err(error::invalid_sort_option());
+    }
+    Ok(())
+}
+
+/// Checks a put.
+pub(super) fn put(request: &pb::PutRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(error::key_not_provided());
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(error::value_provided());
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(error::lease_provided());
+    }
+    Ok(())
+}
+
+/// Checks a deletion.
+pub(super) fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() { Err(error::key_not_provided()) } else { Ok(()) }
+}
+
+/// Checks a transaction, nested ones included.
+pub(super) fn txn(request: &pb::TxnRequest) -> Result<(), Status> {
+    operations(request, TXN_OPERATIONS_MAX)?;
+    // After the bound on operations, so that this cannot take long.
+    Changes::of(&request.success)?;
+    Changes::of(&request.failure)?;
+    Ok(())
+}
+
+/// Checks that a request fits into a log entry.
+pub(super) fn size(request: &impl Message) -> Result<(), Status> {
+    if request.encoded_len() > REQUEST_BYTES_MAX { Err(error::request_too_large()) } else { Ok(()) }
+}
+
+fn operations(request: &pb::TxnRequest, limit: usize) -> Result<(), Status> {
+    let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if longest > limit {
+        return Err(error::too_many_operations());
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(error::key_not_provided());
+    }
+    for operation in request.success.iter().chain(&request.failure) {
+        match &operation.request {
+            Some(Request::RequestRange(request)) => range(request)?,
+            Some(Request::RequestPut(request)) => put(request)?,
+            Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
+            Some(Request::RequestTxn(nested)) => operations(nested, limit - longest)?,
+            None => return Err(error::key_not_found()),
+        }
+    }
+    Ok(())
+}
+
+/// What a list of operations may change.
+#[derive(Default)]
+struct Changes<'a> {
+    puts: BTreeSet<&'a Bytes>,
+    deletes: Vec<Span>,
+}
+
+impl<'a> Changes<'a> {
+    /// Collects them, and refuses a key that would be changed twice.
+    fn of(operations: &'a [pb::RequestOp]) -> Result<Self, Status> {
+        let mut all = Self::default();
+        for operation in operations {
+            match &operation.request {
+                Some(Request::RequestPut(put)) => {
+                    all.add(Self { puts: BTreeSet::from([&put.key]), deletes: Vec::new() })?;
+                }
+                Some(Request::RequestDeleteRange(delete)) => {
+                    let span = Span::from_etcd(&delete.key, &delete.range_end);
+                    all.add(Self { puts: BTreeSet::new(), deletes: vec![span] })?;
+                }
+                Some(Request::RequestTxn(nested)) => {
+                    // Only one of the two runs, so they may change the same keys.
+                    let mut either = Self::of(&nested.success)?;
+                    let other = Self::of(&nested.failure)?;
+                    either.puts.extend(other.puts);
+                    either.deletes.extend(other.deletes);
+                    all.add(either)?;
+                }
+                Some(Request::RequestRange(_)) | None => {}
+            }
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, more: Self) -> Result<(), Status> {
+        let twice = more.puts.iter().any(|key| self.puts.contains(*key) || self.deletes(key))
+            || self.puts.iter().any(|key| more.deletes(key));
+        if twice {
+            return Err(error::duplicate_key());
+        }
+        self.puts.extend(more.puts);
+        self.deletes.extend(more.deletes);
+        Ok(())
+    }
+
+    fn deletes(&self, key: &[u8]) -> bool {
+        self.deletes.iter().any(|span| span.contains(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(request: Request) -> pb::RequestOp {
+        pb::RequestOp { request: Some(request) }
+    }
+
+    fn put_op(key: &'static str) -> pb::RequestOp {
+        operation(Request::RequestPut(pb::PutRequest { key: key.into(), ..Default::default() }))
+    }
+
+    fn delete_op(key: &'static str, end: &'static str) -> pb::RequestOp {
+        operation(Request::RequestDeleteRange(pb::DeleteRangeRequest {
+            key: key.into(),
+            range_end: end.into(),
+            prev_kv: false,
+        }))
+    }
+
+    fn txn_op(success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::RequestOp {
+        operation(Request::RequestTxn(pb::TxnRequest { compare: Vec::new(), success, failure }))
+    }
+
+    fn check(success: Vec<pb::RequestOp>) -> Result<(), String> {
+        txn(&pb::TxnRequest { success, ..Default::default() })
+            .map_err(|status| status.message().to_owned())
+    }
+
+    const DUPLICATE: &str = "etcdserver: duplicate key given in txn request";
+
+    #[test]
+    fn a_key_is_changed_at_most_once() {
+        let refused = [
+            vec![put_op("a"), put_op("a")],
+            vec![delete_op("a", "c"), put_op("b")],
+            vec![put_op("b"), delete_op("a", "c")],
+            vec![put_op("b"), delete_op("a", "\0")],
+            vec![put_op("a"), txn_op(vec![put_op("a")], vec![])],
+            vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])],
+            vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![])],
+        ];
+        for (case, operations) in refused.into_iter().enumerate() {
+            assert_eq!(check(operations), Err(DUPLICATE.to_owned()), "case {case}");
+        }
+    }
+
+    #[test]
+    fn overlaps_that_change_nothing_twice_are_fine() {
+        let accepted = [
+            vec![put_op("a"), put_op("b")],
+            vec![delete_op("a", "m"), delete_op("c", "z")],
+            vec![delete_op("a", "b"), put_op("b")],
+            vec![txn_op(vec![put_op("a")], vec![put_op("a"), delete_op("b", "c")])],
+        ];
+        for (case, operations) in accepted.into_iter().enumerate() {
+            assert_eq!(check(operations), Ok(()), "case {case}");
+        }
+    }
+
+    #[test]
+    fn nested_transactions_get_what_is_left_of_the_bound() {
+        let keys: Vec<&'static str> =
+            (0..128).map(|i| &*Box::leak(format!("k{i:03}").into_boxed_str())).collect();
+        let puts = |count: usize| keys[..count].iter().map(|key| put_op(key)).collect::<Vec<_>>();
+        let too_many = Err("etcdserver: too many operations in txn request".to_owned());
+        assert_eq!(check(puts(128)), Ok(()));
+        assert_eq!(check([puts(128), vec![put_op("x")]].concat()), too_many);
+        assert_eq!(check(vec![txn_op(puts(127), vec![])]), Ok(()));
+        assert_eq!(check(vec![txn_op(puts(128), vec![])]), too_many);
+    }
+
+    #[test]
+    fn empty_keys_and_operations_are_refused() {
+        let no_key = "etcdserver: key is not provided".to_owned();
+        assert_eq!(check(vec![put_op("")]), Err(no_key.clone()));
+        assert_eq!(
+            check(vec![pb::RequestOp { request: None }]),
+            Err("etcdserver: key not found".to_owned())
+        );
+        let compare = vec![pb::Compare::default()];
+        let answer = txn(&pb::TxnRequest { compare, ..Default::default() });
+        assert_eq!(answer.map_err(|status| status.message().to_owned()), Err(no_key));
+    }
+
+    #[test]
+    fn put_options_that_contradict_are_refused() {
+        let put_with = |request: pb::PutRequest| {
+            put(&pb::PutRequest { key: "k".into(), ..request })
+                .map_err(|status| status.message().to_owned())
+        };
+        let value = pb::PutRequest { ignore_value: true, value: "v".into(), ..Default::default() };
+        assert_eq!(put_with(value), Err("etcdserver: value is provided".to_owned()));
+        let lease = pb::PutRequest { ignore_lease: true, lease: 3, ..Default::default() };
+        assert_eq!(put_with(lease), Err("etcdserver: lease is provided".to_owned()));
+    }
+
+    #[test]
+    fn unknown_sort_options_are_refused() {
+        let request = pb::RangeRequest { key: "k".into(), sort_order: 9, ..Default::default() };
+        let answer = range(&request).map_err(|status| status.message().to_owned());
+        assert_eq!(answer, Err("etcdserver: invalid sort option".to_owned()));
+    }
+
+    #[test]
+    fn the_bound_on_size_is_exclusive() {
+        let mut request = pb::PutRequest { key: "k".into(), ..Default::default() };
+        let overhead = request.encoded_len() + 4;
+        request.value = vec![0; REQUEST_BYTES_MAX - overhead].into();
+        assert_eq!(request.encoded_len(), REQUEST_BYTES_MAX);
+        assert!(size(&request).is_ok());
+        request.value = vec![0; REQUEST_BYTES_MAX - overhead + 1].into();
+        assert!(size(&request).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! Errors as etcd's clients expect them: gRPC code and text, byte for byte, because those clients
+//! compare the text.
+//!
+//! What etcd has no word for starts with `holdfast:` instead of `etcdserver:`.
+
+use holdfast_core::error::Error;
+use holdfast_core::ids::NodeId;
+use tonic::{Code, Status};
+
+macro_rules! texts {
+    ($($(#[$doc:meta])* $name:ident: $code:ident $text:literal;)*) => {
+        $($(#[$doc])* pub(super) fn $name() -> Status {
+            Status::new(Code::$code, concat!("etcdserver: ", $text))
+        })*
+    };
+}
+
+texts! {
+    key_not_provided: InvalidArgument "key is not provided";
+    key_not_found: InvalidArgument "key not found";
+    value_provided: InvalidArgument "value is provided";
+    lease_provided: InvalidArgument "lease is provided";
+    too_many_operations: InvalidArgument "too many operations in txn request";
+    duplicate_key: InvalidArgument "duplicate key given in txn request";
+    invalid_sort_option: InvalidArgument "invalid sort option";
+    request_too_large: InvalidArgument "request is too large";
+    compacted: OutOfRange "mvcc: required revision has been compacted";
+    future_revision: OutOfRange "mvcc: required revision is a future revision";
+    ttl_too_large: OutOfRange "too large lease TTL";
+    no_space: ResourceExhausted "mvcc: database space exceeded";
+    too_many_requests: ResourceExhausted "too many requests";
+    lease_not_found: NotFound "requested lease not found";
+    lease_exists: FailedPrecondition "lease already exists";
+    not_leader: FailedPrecondition "not leader";
+    bad_transferee: FailedPrecondition "bad leader transferee";
+    no_leader: Unavailable "no leader";
+    stopped: Unavailable "server stopped";
+    timed_out: Unavailable "request timed out";
+}
+
+/// The status for an error of the store.
+pub(super) fn status(error: Error) -> Status {
+    match error {
+        Error::Compacted => compacted(),
+        Error::FutureRevision => future_revision(),
+        Error::KeyNotFound => key_not_found(),
+        Error::LeaseNotFound => lease_not_found(),
+        Error::LeaseExists => lease_exists(),
+        Error::TooLarge => request_too_large(),
+        Error::TooManyRequests => too_many_requests(),
+        Error::NoSpace => no_space(),
+        Error::TimedOut => timed_out(),
+        Error::NoLeader => no_leader(),
+        Error::Stopped => stopped(),
+        Error::RangeUnavailable { range, span, missing } => Status::unavailable(format!(
+            "holdfast: range {range} {span} has no majority: {} not answering; other ranges are \
+             served",
+            nodes(&missing)
+        )),
+        // Not FailedPrecondition: the request is right, this version cannot do it yet.
+        Error::MultiRangeWrite { ranges } => {
+            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            Status::unimplemented(format!(
+                "holdfast: a request that writes to several ranges is not supported yet: ranges {}",
+                ranges.join(", ")
+            ))
+        }
+        Error::Refused(reason) => Status::failed_precondition(format!("holdfast: {reason}")),
+    }
+}
+
+/// The store answered with something else than was asked for: a defect.
+pub(super) fn unexpected_answer() -> Status {
+    Status::internal("holdfast: the store's answer does not fit the request")
+}
+
+/// A service or method that is not there (yet).
+pub(super) fn not_implemented(what: &str) -> Status {
+    Status::unimplemented(format!("holdfast: {what} is not supported"))
+}
+
+fn nodes(nodes: &[NodeId]) -> String {
+    match nodes {
+        [] => "its nodes are".to_owned(),
+        [one] => format!("node {one} is"),
+        many => {
+            let names: Vec<String> = many.iter().map(ToString::to_string).collect();
+            format!("nodes {} are", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::ids::RangeId;
+
+    /// Every error with the code and text that etcd's clients compare with.
+    #[test]
+    fn texts_are_those_of_etcd() {
+        let expected = [
+            (
+                Error::Compacted,
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+            ),
+            (
+                Error::FutureRevision,
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+            ),
+            (Error::KeyNotFound, Code::InvalidArgument, "etcdserver: key not found"),
+            (Error::LeaseNotFound, Code::NotFound, "etcdserver: requested lease not found"),
+            (Error::LeaseExists, Code::FailedPrecondition, "etcdserver: lease already exists"),
+            (Error::TooLarge, Code::InvalidArgument, "etcdserver: request is too large"),
+            (Error::TooManyRequests, Code::ResourceExhausted, "etcdserver: too many requests"),
+            (Error::NoSpace, Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+            (Error::TimedOut, Code::Unavailable, "etcdserver: request timed out"),
+            (Error::NoLeader, Code::Unavailable, "etcdserver: no leader"),
+            (Error::Stopped, Code::Unavailable, "etcdserver: server stopped"),
+            (Error::Refused("no".to_owned()), Code::FailedPrecondition, "holdfast: no"),
+        ];
+        for (error, code, text) in expected {
+            let status = status(error);
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+    }
+
+    #[test]
+    fn an_unavailable_range_names_span_and_nodes() {
+        let status = status(Error::RangeUnavailable {
+            range: RangeId(5),
+            span: "[\"a\", \"m\")".to_owned(),
+            missing: vec![NodeId(2), NodeId(3)],
+        });
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(
+            status.message(),
+            "holdfast: range r5 [\"a\", \"m\") has no majority: nodes n2, n3 are not answering; \
+             other ranges are served"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The client listener: connections, and which method answers which path.
+//!
+//! One port serves gRPC (HTTP/2 with prior knowledge) and plain HTTP/1.1; the first bytes of a
+//! connection tell which. Paths are matched here and not by a router, which would cost each request
+//! more than the match.
+
+use super::grpc::{self, Body, Call, HttpRequest};
+use super::streams::{self, Streams};
+use super::{Gateway, check, cluster, error};
+use http::{Method, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What one stream may have under way towards us before it waits for us to read: the largest
+/// request in one go.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// A client that is silent for so long is asked whether it lives, and has the time below to say so.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams that a client opened and reset before we looked at them. More end its connection: that
+/// is an attack. Clients that cancel many watches at once are common, hence far above the default.
+const RESET_STREAMS_MAX: usize = 4096;
+
+/// Pause after the system refused a connection, which mostly means that it is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves clients on `listener` until `stop` resolves. Then it takes no more connections, tells the
+/// clients to go elsewhere, ends the streams, and gives open requests
+/// [`super::Config::stop_timeout`] to finish.
+pub async fn serve(listener: TcpListener, gateway: Gateway, stop: impl Future<Output = ()>) {
+    let stopping = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let builder = Arc::new(connection_builder());
+    let accept = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _address)) => {
+                    let connection =
+                        connection(builder.clone(), stream, gateway.clone(), stopping.clone());
+                    connections.spawn(connection);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a client connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop => {}
+        () = accept => {}
+        () = Streams::guard(&gateway) => {}
+    }
+    drop(listener);
+    gateway.inner.streams.stop();
+    stopping.cancel();
+    connections.close();
+    let stop_timeout = gateway.config().stop_timeout;
+    if tokio::time::timeout(stop_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "clients still connected after the stop timeout");
+    }
+}
+
+fn connection_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        // etcd's clients open a stream a watch and a request; there is no number that is right.
+        .max_concurrent_streams(None)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(RESET_STREAMS_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        // gRPC clients do not look at it.
+        .auto_date_header(false);
+    builder
+}
+
+async fn connection(
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    stream: TcpStream,
+    gateway: Gateway,
+    stopping: CancellationToken,
+) {
+    // Small messages must not wait for more. A socket that refuses is about to fail anyway.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(error, "client connection ended");
+    }
+}
+
+/// Reads the message, calls the method, writes the answer.
+macro_rules! unary {
+    ($gateway:ident.$method:ident, $request:ident) => {{
+        let call = Call::from_headers($request.headers(), $gateway.config().request_timeout);
+        let answer = match grpc::read($request.body_mut(), check::MESSAGE_BYTES_MAX).await {
+            Ok(message) => $gateway.$method(call, message).await,
+            Err(status) => Err(status),
+        };
+        grpc::reply(answer)
+    }};
+    // For methods that answer from memory, whatever the headers say.
+    ($gateway:ident.$method:ident, $request:ident, at_once) => {{
+        let message = grpc::read($request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+        grpc::reply(message.map(|message| $gateway.$method(message)))
+    }};
+}
+
+impl Gateway {
+    async fn answer(self, mut request: HttpRequest) -> Response<Body> {
+        if !is_grpc(&request) {
+            return Box::pin(self.endpoints().answer(request.method(), request.uri())).await;
+        }
+        match request.uri().path() {
+            "/etcdserverpb.KV/Put" => unary!(self.put, request),
+            "/etcdserverpb.KV/Range" => unary!(self.range, request),
+            "/etcdserverpb.KV/Txn" => unary!(self.txn, request),
+            "/etcdserverpb.KV/DeleteRange" => unary!(self.delete_range, request),
+            // Boxed, so that the futures of the calls above stay small.
+            _ => Box::pin(self.answer_rare(request)).await,
+        }
+    }
+
+    async fn answer_rare(self, mut request: HttpRequest) -> Response<Body> {
+        let call = Call::from_headers(request.headers(), self.config().request_timeout);
+        match request.uri().path() {
+            "/etcdserverpb.KV/Compact" => unary!(self.compact, request),
+            "/etcdserverpb.Watch/Watch" => {
+                streams::both_ways(request, move |inbound| self.watch(call, inbound)).await
+            }
+            "/etcdserverpb.Lease/LeaseGrant" => unary!(self.lease_grant, request),
+            "/etcdserverpb.Lease/LeaseRevoke" => unary!(self.lease_revoke, request),
+            "/etcdserverpb.Lease/LeaseKeepAlive" => {
+                streams::both_ways(request, move |inbound| self.lease_keep_alive(call, inbound))
+                    .await
+            }
+            "/etcdserverpb.Lease/LeaseTimeToLive" => unary!(self.lease_time_to_live, request),
+            "/etcdserverpb.Lease/LeaseLeases" => unary!(self.lease_leases, request),
+            "/etcdserverpb.Cluster/MemberList" => unary!(self.member_list, request),
+            "/etcdserverpb.Cluster/MemberAdd"
+            | "/etcdserverpb.Cluster/MemberRemove"
+            | "/etcdserverpb.Cluster/MemberUpdate"
+            | "/etcdserverpb.Cluster/MemberPromote" => cluster::refuse_change().into_http(),
+            "/etcdserverpb.Maintenance/Status" => unary!(self.status, request, at_once),
+            "/etcdserverpb.Maintenance/Alarm" => unary!(self.alarm, request),
+            "/etcdserverpb.Maintenance/Defragment" => unary!(self.defragment, request, at_once),
+            "/etcdserverpb.Maintenance/Hash" => unary!(self.hash, request),
+            "/etcdserverpb.Maintenance/HashKV" => unary!(self.hash_kv, request),
+            "/etcdserverpb.Maintenance/MoveLeader" => unary!(self.move_leader, request),
+            "/grpc.health.v1.Health/Check" => {
+                let message = grpc::read(request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+                grpc::reply(message.and_then(|message| self.health_check(&message)))
+            }
+            "/grpc.health.v1.Health/Watch" => {
+                streams::answers(request, move |message| Ok(self.health_watch(call, &message)))
+                    .await
+            }
+            "/holdfast.admin.v1.Admin/Status" => unary!(self.admin_status, request),
+            "/holdfast.admin.v1.Admin/Ranges" => unary!(self.admin_ranges, request),
+            "/holdfast.admin.v1.Admin/Nodes" => unary!(self.admin_nodes, request),
+            "/holdfast.admin.v1.Admin/Drain" => unary!(self.admin_drain, request),
+            "/holdfast.admin.v1.Admin/Undrain" => unary!(self.admin_undrain, request),
+            "/holdfast.admin.v1.Admin/Split" => unary!(self.admin_split, request),
+            "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
+            // Authentication, locks, elections, snapshots, downgrades, range streams, and whatever
+            // a later etcd has: clients fall back or say so.
+            path => error::not_implemented(path).into_http(),
+        }
+    }
+}
+
+fn is_grpc(request: &http::Request<Incoming>) -> bool {
+    request.method() == Method::POST
+        && request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,241 @@
+//! Plain HTTP: `/metrics`, `/livez`, `/readyz`, `/health`, `/version`, on a listener of its own and
+//! on the client port, as etcd has them.
+//!
+//! Invariants: `/livez` depends on this process alone, or a kubelet would kill nodes that are only
+//! cut off; `/readyz` says whether clients should be sent here.
+
+use crate::gateway::backend::Backend;
+use crate::gateway::{Body, ETCD_VERSION};
+use bytes::Bytes;
+use holdfast_core::request::{AlarmKind, Request};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a probe waits for the store loop. Kubelets wait 1 s unless told otherwise.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// How long `/health` waits for the sequencer, as etcd's request timeout.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// Pause after the system refused a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Everything that plain HTTP can ask of a node. Clones share it.
+#[derive(Clone)]
+pub struct Endpoints {
+    backend: Backend,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Endpoints {
+    /// Endpoints about the node behind `backend`; `metrics` gives the text of `/metrics`.
+    pub fn new(backend: Backend, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { backend, metrics: Arc::new(metrics) }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, method: &Method, uri: &Uri) -> Response<Body> {
+        let query = uri.query().unwrap_or_default();
+        if method != Method::GET && method != Method::HEAD {
+            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            return refusal;
+        }
+        match uri.path() {
+            "/metrics" => respond(StatusCode::OK, METRICS, (self.metrics)()),
+            "/livez" => probe(&self.livez().await, query),
+            "/readyz" => probe(&self.readyz().await, query),
+            "/health" => self.health(query).await,
+            "/version" => respond(
+                StatusCode::OK,
+                JSON,
+                serde_json::json!({
+                    "etcdserver": ETCD_VERSION,
+                    "etcdcluster": ETCD_VERSION,
+                    "storage": ETCD_VERSION,
+                    "holdfast": env!("CARGO_PKG_VERSION"),
+                })
+                .to_string(),
+            ),
+            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
+    }
+
+    async fn livez(&self) -> Vec<Check> {
+        vec![self.store_loop().await]
+    }
+
+    async fn readyz(&self) -> Vec<Check> {
+        let vitals = self.backend.vitals();
+        vec![
+            self.store_loop().await,
+            Check {
+                name: "sequencer",
+                failure: (!vitals.has_leader())
+                    .then_some("no sequencer: this node sees no majority of the meta range"),
+            },
+            Check {
+                name: "in_service",
+                failure: vitals.draining().then_some("the node is about to stop"),
+            },
+        ]
+    }
+
+    async fn store_loop(&self) -> Check {
+        let alive = self.backend.is_alive(PROBE_TIMEOUT).await;
+        Check { name: "store_loop", failure: (!alive).then_some("the store loop does not answer") }
+    }
+
+    /// etcd's `/health`: with `serializable=true` about this node only, with `exclude=` without
+    /// these alarms.
+    async fn health(&self, query: &str) -> Response<Body> {
+        let local = pairs(query).any(|pair| pair == ("serializable", "true"));
+        let excluded = |alarm: AlarmKind| {
+            pairs(query).any(|(key, value)| {
+                key == "exclude" && value.eq_ignore_ascii_case(crate::gateway::alarm_name(alarm))
+            })
+        };
+        let view = self.backend.view();
+        let alarm = view.alarms.iter().map(|(_, alarm)| *alarm).find(|alarm| !excluded(*alarm));
+        let reason = if let Some(alarm) = alarm {
+            Some(format!("ALARM {}", crate::gateway::alarm_name(alarm)))
+        } else if local {
+            (!self.backend.is_alive(HEALTH_TIMEOUT).await)
+                .then(|| "RANGE ERROR:the store loop does not answer".to_owned())
+        } else if self.backend.vitals().has_leader() {
+            let answer = self.backend.call(Request::CurrentRevision, HEALTH_TIMEOUT).await;
+            answer.err().map(|error| format!("RANGE ERROR:{error}"))
+        } else {
+            Some("RAFT NO LEADER".to_owned())
+        };
+        let status =
+            if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let healthy = if reason.is_none() { "true" } else { "false" };
+        // Not from a map: the order of the fields is etcd's, which some probes compare.
+        let reason = serde_json::Value::String(reason.unwrap_or_default());
+        respond(status, JSON, format!("{{\"health\":\"{healthy}\",\"reason\":{reason}}}"))
+    }
+}
+
+/// One thing that a probe looked at.
+struct Check {
+    name: &'static str,
+    failure: Option<&'static str>,
+}
+
+/// As etcd: `ok`, with every check if asked for `verbose` or if one failed.
+fn probe(checks: &[Check], query: &str) -> Response<Body> {
+    let excluded =
+        |check: &Check| pairs(query).any(|(key, value)| key == "exclude" && value == check.name);
+    let mut report = String::new();
+    let mut failed = false;
+    for check in checks.iter().filter(|check| !excluded(check)) {
+        match check.failure {
+            None => writeln!(report, "[+]{} ok", check.name),
+            Some(failure) => {
+                failed = true;
+                writeln!(report, "[-]{} failed: {failure}", check.name)
+            }
+        }
+        .expect("writing to a string succeeds");
+    }
+    if failed {
+        return text(StatusCode::SERVICE_UNAVAILABLE, report);
+    }
+    if pairs(query).any(|(key, _)| key == "verbose") {
+        report.push_str("ok\n");
+        text(StatusCode::OK, report)
+    } else {
+        text(StatusCode::OK, "ok\n")
+    }
+}
+
+/// The parts of a query. Nothing that is asked for here needs percent-decoding.
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| part.split_once('=').unwrap_or((part, "")))
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    respond(status, TEXT, body)
+}
+
+fn respond(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Plain(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Serves the endpoints on a listener of their own until `stop` resolves.
+pub async fn serve(listener: TcpListener, endpoints: Endpoints, stop: impl Future<Output = ()>) {
+    let connections = TaskTracker::new();
+    let stopping = CancellationToken::new();
+    let accept = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _address)) => {
+                    let (endpoints, stopping) = (endpoints.clone(), stopping.clone());
+                    connections.spawn(async move {
+                        let service = service_fn(move |request: http::Request<_>| {
+                            answer_incoming(endpoints.clone(), request)
+                        });
+                        let mut builder = hyper::server::conn::http1::Builder::new();
+                        builder.timer(TokioTimer::new());
+                        let mut connection =
+                            pin!(builder.serve_connection(TokioIo::new(stream), service));
+                        let outcome = tokio::select! {
+                            outcome = connection.as_mut() => outcome,
+                            () = stopping.cancelled() => {
+                                connection.as_mut().graceful_shutdown();
+                                connection.await
+                            }
+                        };
+                        if let Err(error) = outcome {
+                            tracing::debug!(%error, "HTTP connection ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take an HTTP connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop => {}
+        () = accept => {}
+    }
+    stopping.cancel();
+    connections.close();
+    if tokio::time::timeout(PROBE_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::debug!("HTTP connections still open at the end");
+    }
+}
+
+async fn answer_incoming(
+    endpoints: Endpoints,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    Ok(endpoints.answer(request.method(), request.uri()).await)
+}
+
+#[cfg(test)]
+mod tests;
