@@ -21,18 +21,32 @@ mod memtable;
 
 mod tables;
 
+mod rows;
+
 mod flush;
 
 mod read;
 
+mod prune;
+
+mod hash;
+
+mod jobs;
+
+mod snapshot;
+
 pub use codec::{Facts, Position};
+pub use prune::RevisionPin;
+pub use snapshot::{PinnedSnapshot, Staging};
 
 use crate::error::{Result, StorageError};
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::{Applied, ApplyBatch};
 use memtable::Memtable;
 use parking_lot::{Mutex, RwLock};
-use redb::Database;
+use prune::Pins;
+use redb::{Database, StorageBackend};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +81,12 @@ struct Shared {
     inner: RwLock<Inner>,
     /// Held by whoever changes the file: one at a time.
     writer: Mutex<()>,
+    /// Held for as long as an install or a wipe takes, which is many turns of `writer`, and tried
+    /// by pruning. Taken before `writer`.
+    jobs: Mutex<()>,
+    /// Positions that became durable and were not told yet.
+    news: Mutex<BTreeMap<RangeId, Applied>>,
+    pins: Pins,
     poisoned: AtomicBool,
 }
 
@@ -77,24 +97,53 @@ struct Inner {
 }
 
 impl State {
-    /// Opens the state file at `path`, or creates it.
+    /// Opens the state file at `path`, or creates it, and finishes what a crash interrupted. Raft
+    /// snapshots that were received and not installed are removed.
     pub fn open(path: &Path, options: StateOptions) -> Result<Self> {
-        let database = Database::builder()
-            .set_cache_size(options.cache_bytes)
-            .create(path)
-            .map_err(StorageError::state("open"))?;
+        let database = Self::builder(&options).create(path);
+        Self::with_database(path, options, database)
+    }
+
+    /// Like [`State::open`], on a backend of the caller's; `path` names the place beside which
+    /// received raft snapshots are staged.
+    pub fn open_with_backend(
+        path: &Path,
+        options: StateOptions,
+        backend: impl StorageBackend,
+    ) -> Result<Self> {
+        let database = Self::builder(&options).create_with_backend(backend);
+        Self::with_database(path, options, database)
+    }
+
+    fn builder(options: &StateOptions) -> redb::Builder {
+        let mut builder = Database::builder();
+        builder.set_cache_size(options.cache_bytes);
+        builder
+    }
+
+    fn with_database(
+        path: &Path,
+        options: StateOptions,
+        database: Result<Database, redb::DatabaseError>,
+    ) -> Result<Self> {
+        let database = database.map_err(StorageError::state("open"))?;
         tables::prepare(&database)?;
         let disk = Arc::new(DiskView::open(&database)?);
-        Ok(Self {
+        let state = Self {
             shared: Arc::new(Shared {
                 path: path.to_owned(),
                 options,
                 database,
                 inner: RwLock::new(Inner { active: Memtable::default(), flushing: None, disk }),
                 writer: Mutex::new(()),
+                jobs: Mutex::new(()),
+                news: Mutex::new(BTreeMap::new()),
+                pins: Pins::default(),
                 poisoned: AtomicBool::new(false),
             }),
-        })
+        };
+        state.finish_jobs()?;
+        Ok(state)
     }
 
     /// Makes batches visible to reads, in order. In memory only: cheap, and lost at a crash.
@@ -142,6 +191,12 @@ impl State {
     pub fn size_on_disk(&self) -> Result<u64> {
         let path = &self.shared.path;
         std::fs::metadata(path).map(|file| file.len()).map_err(StorageError::io("size", path))
+    }
+
+    /// Size of the newest and all kept older versions in the file, bytes: what a file without gaps
+    /// would need, about.
+    pub fn size_in_use(&self) -> u64 {
+        self.shared.inner.read().disk.meta().live_bytes
     }
 
     fn check_usable(&self) -> Result<()> {

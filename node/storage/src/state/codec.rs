@@ -30,6 +30,9 @@ impl Position {
     /// Before every version.
     pub const MIN: Self = Self { revision: 0, sub: 0 };
 
+    /// After every version.
+    pub const MAX: Self = Self { revision: Revision::MAX, sub: u32::MAX };
+
     /// The position of a version.
     pub fn of(version: &Version) -> Self {
         Self { revision: version.mod_revision, sub: version.sub }

@@ -5,49 +5,45 @@
 
 use crate::error::{Result, StorageError};
 use crate::state::codec::{
-    Facts, LogRow, POSITION_LEN, Position, decode_head, encode_head, history_key, lease_key,
-    system_key,
+    Facts, HEAD_LEN, Position, decode_head, encode_head, history_key, lease_key, system_key,
 };
 use crate::state::memtable::Memtable;
-use crate::state::tables::{APPLIED, DiskView, HEADS, HISTORY, LEASES, LOG, SYSTEM};
+use crate::state::prune;
+use crate::state::rows::{Link, count_bytes, write_log};
+use crate::state::tables::{APPLIED, DiskView, HEADS, HISTORY, LEASES, SYSTEM};
 use crate::state::{Inner, State};
-use bytes::Bytes;
 use holdfast_core::ids::RangeId;
-use holdfast_core::state::{Applied, Version};
-use redb::{ReadableTable, WriteTransaction};
-use std::ops::Bound;
+use holdfast_core::state::Applied;
+use redb::WriteTransaction;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A version on its way to the `log` table.
-struct Link<'a> {
-    position: Position,
-    previous: Option<Position>,
-    key: &'a Bytes,
-    version: &'a Version,
-}
-
 impl State {
-    /// Makes everything applied so far durable; returns the positions that became so. Blocks for
-    /// the time of the write; call it from a background thread.
+    /// Makes everything applied so far durable; returns the positions that became so since the last
+    /// call. Blocks for the time of the write; call it from a background thread.
     pub fn flush(&self) -> Result<Vec<(RangeId, Applied)>> {
-        let _writer = self.shared.writer.lock();
-        self.check_usable()?;
-        self.flush_locked()
+        {
+            let _writer = self.shared.writer.lock();
+            self.check_usable()?;
+            self.flush_locked()?;
+        }
+        Ok(std::mem::take(&mut *self.shared.news.lock()).into_iter().collect())
     }
 
-    pub(super) fn flush_locked(&self) -> Result<Vec<(RangeId, Applied)>> {
+    /// Flushes; the caller holds the writer lock.
+    pub(super) fn flush_locked(&self) -> Result<()> {
         let sealed = {
             let mut inner = self.shared.inner.write();
             if inner.active.is_empty() {
-                return Ok(Vec::new());
+                return Ok(());
             }
             let sealed = Arc::new(std::mem::take(&mut inner.active));
             inner.flushing = Some(sealed.clone());
             sealed
         };
         self.change(|transaction| write(transaction, &sealed), |inner| inner.flushing = None)?;
-        Ok(sealed.applied.iter().map(|(range, applied)| (*range, *applied)).collect())
+        self.shared.news.lock().extend(&sealed.applied);
+        Ok(())
     }
 
     /// Runs one durable transaction, then shows readers its outcome together with what `publish`
@@ -81,27 +77,7 @@ impl State {
 }
 
 fn write(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::Error> {
-    let mut links = Vec::with_capacity(sealed.order.len());
-    {
-        let mut heads = transaction.open_table(HEADS)?;
-        let mut history = transaction.open_table(HISTORY)?;
-        for (key, chain) in &sealed.keys {
-            let row = encode_head(key, &Facts::of(chain.newest()));
-            let before = heads.insert(key.as_ref(), &row)?;
-            let mut previous = before.map(|row| decode_head(key, row.value()).position);
-            for version in chain.iter() {
-                let position = Position::of(version);
-                // The first version needs no mark: nothing is below it.
-                if previous.is_some() && position.is_marked() {
-                    history.insert(history_key(key, position).as_slice(), ())?;
-                }
-                links.push(Link { position, previous, key, version });
-                previous = Some(position);
-            }
-        }
-    }
-    links.sort_unstable_by_key(|link| link.position);
-    write_log(transaction, &links)?;
+    write_changes(transaction, sealed)?;
     let mut leases = transaction.open_table(LEASES)?;
     for ((lease, key), attached) in &sealed.leases {
         let row = lease_key(*lease, key);
@@ -126,28 +102,34 @@ fn write(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::
     Ok(())
 }
 
-fn write_log(transaction: &WriteTransaction, links: &[Link<'_>]) -> Result<(), redb::Error> {
-    let mut log = transaction.open_table(LOG)?;
-    let newest = log.last()?.map(|(position, _)| Position::decode(position.value()));
-    let mut row = Vec::new();
-    let encode = |link: &Link<'_>, row: &mut Vec<u8>| {
-        let Link { position: _, previous, key, version } = *link;
-        let value = version.value.as_deref().unwrap_or_default();
-        row.clear();
-        LogRow { facts: Facts::of(version), previous, key, value }.encode(row);
-    };
-    // Ranges that lag behind others bring a few changes older than some that are written; all
-    // others go to the end of the table, which is much cheaper.
-    let older = links.partition_point(|link| Some(link.position) <= newest);
-    for link in &links[..older] {
-        encode(link, &mut row);
-        log.insert(&link.position.encode(), row.as_slice())?;
+fn write_changes(transaction: &WriteTransaction, sealed: &Memtable) -> Result<(), redb::Error> {
+    let mut links = Vec::with_capacity(sealed.order.len());
+    let mut new_bytes = 0;
+    {
+        let mut heads = transaction.open_table(HEADS)?;
+        let mut history = transaction.open_table(HISTORY)?;
+        for (key, chain) in &sealed.keys {
+            let row = encode_head(key, &Facts::of(chain.newest()));
+            let before = heads.insert(key.as_ref(), &row)?;
+            if before.is_none() {
+                new_bytes += (key.len() + HEAD_LEN) as i64;
+            }
+            let mut previous = before.map(|row| decode_head(key, row.value()).position);
+            for version in chain.iter() {
+                let position = Position::of(version);
+                // The first version needs no mark: nothing is below it.
+                if previous.is_some() && position.is_marked() {
+                    history.insert(history_key(key, position).as_slice(), ())?;
+                }
+                links.push(Link { position, previous, key, version });
+                previous = Some(position);
+            }
+        }
     }
-    let mut end = log.upper_bound_mut(Bound::<&[u8; POSITION_LEN]>::Unbounded)?;
-    for link in &links[older..] {
-        encode(link, &mut row);
-        end.insert_before(&link.position.encode(), row.as_slice())?;
+    count_bytes(transaction, new_bytes)?;
+    links.sort_unstable_by_key(|link| link.position);
+    if let Some(oldest) = links.first() {
+        prune::revisit(transaction, oldest.position)?;
     }
-    end.close()?;
-    Ok(())
+    write_log(transaction, &links)
 }

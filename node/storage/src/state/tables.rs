@@ -12,7 +12,10 @@ use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, printable};
 use holdfast_core::state::{Applied, Version};
-use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{
+    AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -31,15 +34,75 @@ pub const APPLIED: TableDefinition<u64, (u64, u64)> = TableDefinition::new("appl
 /// Numbers about the file itself, by name; see the constants below.
 pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
+/// Unfinished work on ranges, done again when the file is opened; see [`crate::state::jobs`].
+pub const JOBS: TableDefinition<u64, &[u8]> = TableDefinition::new("jobs");
+
 /// Row of [`META`]: format of all tables.
 pub const META_FORMAT: &str = "format";
-/// Row of [`META`]: no version at or below this revision is sure to be there still.
-pub const META_PRUNED: &str = "pruned";
+const META_PRUNED: &str = "pruned";
+const META_PRUNE_DONE: &str = "prune done";
+const META_PRUNE_CURSOR_REVISION: &str = "prune cursor revision";
+const META_PRUNE_CURSOR_SUB: &str = "prune cursor sub";
+/// Row of [`META`]: see [`Meta::live_bytes`].
+pub const META_LIVE_BYTES: &str = "live bytes";
 /// The format of this version.
 pub const FORMAT: u64 = 1;
 
 /// Attempted, as error messages name it.
 pub const READ: &str = "read";
+
+/// Numbers about the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// No version at or below this revision is sure to be there still.
+    pub pruned: Revision,
+    /// The walk of [`State::prune`](crate::state::State::prune) to this revision is finished.
+    pub prune_done: Revision,
+    /// Where that walk goes on.
+    pub prune_cursor: Position,
+    /// Size of all rows of `heads` and `log`.
+    pub live_bytes: u64,
+}
+
+impl Meta {
+    /// As a transaction sees it.
+    pub fn load(transaction: &WriteTransaction) -> std::result::Result<Self, redb::Error> {
+        Self::read(&transaction.open_table(META)?)
+    }
+
+    fn read(
+        meta: &impl ReadableTable<&'static str, u64>,
+    ) -> std::result::Result<Self, redb::Error> {
+        let number = |name| -> std::result::Result<u64, redb::Error> {
+            Ok(meta.get(name)?.map_or(0, |row| row.value()))
+        };
+        Ok(Self {
+            pruned: number(META_PRUNED)? as Revision,
+            prune_done: number(META_PRUNE_DONE)? as Revision,
+            prune_cursor: Position {
+                revision: number(META_PRUNE_CURSOR_REVISION)? as Revision,
+                sub: number(META_PRUNE_CURSOR_SUB)? as u32,
+            },
+            live_bytes: number(META_LIVE_BYTES)?,
+        })
+    }
+
+    /// Writes all of it.
+    pub fn store(&self, transaction: &WriteTransaction) -> std::result::Result<(), redb::Error> {
+        let Self { pruned, prune_done, prune_cursor, live_bytes } = *self;
+        let mut meta = transaction.open_table(META)?;
+        for (name, number) in [
+            (META_PRUNED, pruned as u64),
+            (META_PRUNE_DONE, prune_done as u64),
+            (META_PRUNE_CURSOR_REVISION, prune_cursor.revision as u64),
+            (META_PRUNE_CURSOR_SUB, u64::from(prune_cursor.sub)),
+            (META_LIVE_BYTES, live_bytes),
+        ] {
+            meta.insert(name, number)?;
+        }
+        Ok(())
+    }
+}
 
 /// All tables at one moment.
 pub struct DiskView {
@@ -51,7 +114,8 @@ pub struct DiskView {
     leases: ReadOnlyTable<&'static [u8], ()>,
     system: ReadOnlyTable<&'static [u8], &'static [u8]>,
     applied: ReadOnlyTable<u64, (u64, u64)>,
-    pruned: Revision,
+    jobs: ReadOnlyTable<u64, &'static [u8]>,
+    meta: Meta,
 }
 
 /// Makes the tables of a new file and checks the format of an old one.
@@ -83,6 +147,7 @@ pub fn prepare(database: &Database) -> Result<()> {
         transaction.open_table(LEASES)?;
         transaction.open_table(SYSTEM)?;
         transaction.open_table(APPLIED)?;
+        transaction.open_table(JOBS)?;
         if empty {
             transaction.commit()?;
         } else {
@@ -112,10 +177,8 @@ impl DiskView {
                 leases: transaction.open_table(LEASES)?,
                 system: transaction.open_table(SYSTEM)?,
                 applied: transaction.open_table(APPLIED)?,
-                pruned: transaction
-                    .open_table(META)?
-                    .get(META_PRUNED)?
-                    .map_or(0, |row| row.value() as Revision),
+                jobs: transaction.open_table(JOBS)?,
+                meta: Meta::read(&transaction.open_table(META)?)?,
             })
         };
         open().map_err(StorageError::state::<redb::Error>(READ))
@@ -175,7 +238,7 @@ impl DiskView {
         loop {
             let Some(row) = self.row(position) else {
                 // Superseded or a tombstone at the compaction, so not visible at `revision`.
-                if position.revision <= self.pruned {
+                if position.revision <= self.meta.pruned {
                     return None;
                 }
                 lost(key, position)
@@ -188,23 +251,45 @@ impl DiskView {
         }
     }
 
-    /// All versions of `key`, oldest first, as far as they are there.
-    pub fn versions(&self, key: &[u8], head: &Facts) -> Vec<Version> {
-        let mut versions = Vec::new();
+    /// All versions of `key`, newest first, as far as they are there.
+    pub fn versions<'a>(
+        &'a self,
+        key: &'a [u8],
+        head: &Facts,
+    ) -> impl Iterator<Item = Version> + 'a {
         let mut next = Some(head.position);
-        while let Some(position) = next {
-            let Some(row) = self.row(position) else {
-                if position.revision <= self.pruned {
-                    break;
-                }
-                lost(key, position)
-            };
-            let row = check_key(key, &decode(position, &row));
-            versions.push(row.to_version());
-            next = row.previous;
-        }
-        versions.reverse();
-        versions
+        std::iter::from_fn(move || {
+            let (version, previous) = self.version(key, next?)?;
+            next = previous;
+            Some(version)
+        })
+    }
+
+    /// The version of `key` at `position`, and where the one before is; `None` if it was pruned.
+    pub fn version(&self, key: &[u8], position: Position) -> Option<(Version, Option<Position>)> {
+        let Some(row) = self.row(position) else {
+            if position.revision <= self.meta.pruned {
+                return None;
+            }
+            lost(key, position)
+        };
+        let row = check_key(key, &decode(position, &row));
+        Some((row.to_version(), row.previous))
+    }
+
+    /// Numbers about the file.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Unfinished work, by range.
+    pub fn jobs(&self) -> Vec<(RangeId, Vec<u8>)> {
+        must(self.jobs.range::<u64>(..))
+            .map(|row| {
+                let (range, job) = must(row);
+                (RangeId(range.value()), job.value().to_vec())
+            })
+            .collect()
     }
 
     /// Rows of the log in order, from `from` to the end of revision `to`.
@@ -262,6 +347,14 @@ impl DiskView {
         let row = must(self.applied.get(range.0))?;
         let (index, term) = row.value();
         Some(Applied { index, term })
+    }
+
+    /// All history marks.
+    #[cfg(test)]
+    pub fn history_rows(&self) -> Vec<Position> {
+        must(self.history.range::<&[u8]>(..))
+            .map(|row| history_position(must(row).0.value()))
+            .collect()
     }
 
     fn row(&self, position: Position) -> Option<AccessGuard<'static, &'static [u8]>> {

@@ -1,0 +1,235 @@
+//! Work on a range that is too long for one transaction: wiping it, installing a raft snapshot.
+//!
+//! ```text
+//! flush, write the job down  ->  remove old rows, slice by slice  ->  load new rows, slice by slice
+//!                                            ->  position and system rows, forget the job: one commit
+//! ```
+//!
+//! Invariants: a job that was written down is done, if need be again from its start when the file
+//! is opened after a crash. While it runs the range has no position, other ranges are read, applied
+//! and flushed, and nothing is applied to the job's keys.
+
+use crate::error::{Result, StorageError};
+use crate::state::State;
+use crate::state::codec::{Facts, HEAD_LEN, encode_head, history_key, lease_key, system_key};
+use crate::state::rows::{Link, count_bytes, remove_span, write_log};
+use crate::state::snapshot::{Change, Reader};
+use crate::state::tables::{APPLIED, HEADS, HISTORY, JOBS, LEASES, SYSTEM};
+use bytes::Bytes;
+use holdfast_core::ids::RangeId;
+use holdfast_core::key::Span;
+use holdfast_core::state::Applied;
+use redb::WriteTransaction;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Versions removed in one transaction.
+const WIPE_SLICE: usize = 20_000;
+/// Values loaded in one transaction, bytes: what it holds in memory at a time.
+const LOAD_SLICE_BYTES: usize = 4 << 20;
+/// Versions loaded in one transaction.
+const LOAD_SLICE: usize = 20_000;
+
+/// What is to be done to a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Job {
+    /// Remove its keys, system rows and position.
+    Wipe { spans: Vec<Span> },
+    /// Remove these keys and load a staged raft snapshot.
+    Install { spans: Vec<Span>, file: String, applied: Applied },
+}
+
+impl State {
+    /// Removes all keys in `spans`, and the system rows and the position of `range`, durably.
+    /// Nothing may be applied to these keys or this range meanwhile.
+    pub fn wipe(&self, range: RangeId, spans: &[Span]) -> Result<()> {
+        self.start(range, &Job::Wipe { spans: spans.to_vec() })
+    }
+
+    /// Replaces all keys in `clear` and the system rows of `range` by the staged raft snapshot
+    /// number `staged`, durably, at position `applied`, and removes the staged file. Nothing may be
+    /// applied to these keys or this range meanwhile.
+    pub fn install(
+        &self,
+        staged: u64,
+        range: RangeId,
+        applied: Applied,
+        clear: &[Span],
+    ) -> Result<()> {
+        let path = self.staging_path(staged);
+        let header = Reader::open(&path)?.header()?;
+        if (header.range, header.applied) != (range, applied) {
+            return Err(StorageError::Corrupt {
+                what: path.display().to_string(),
+                detail: format!(
+                    "it is of range {} at {:?}, wanted is range {range} at {applied:?}",
+                    header.range, header.applied
+                ),
+            });
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut spans = clear.to_vec();
+        spans.push(header.span);
+        self.start(range, &Job::Install { spans, file, applied })
+    }
+
+    /// Does again what a crash interrupted, and removes what was staged before it.
+    pub(super) fn finish_jobs(&self) -> Result<()> {
+        let jobs = self.shared.inner.read().disk.jobs();
+        for (range, row) in jobs {
+            let job = postcard::from_bytes(&row).map_err(|error| StorageError::Corrupt {
+                what: format!("the unfinished work on range {range}"),
+                detail: error.to_string(),
+            })?;
+            self.run(range, &job)?;
+        }
+        let dir = self.staging_dir();
+        let Ok(files) = std::fs::read_dir(&dir) else { return Ok(()) };
+        for file in files.flatten() {
+            std::fs::remove_file(file.path()).map_err(StorageError::io("remove", file.path()))?;
+        }
+        Ok(())
+    }
+
+    /// Where raft snapshots are staged.
+    pub(super) fn staging_dir(&self) -> PathBuf {
+        self.shared.path.parent().unwrap_or(Path::new(".")).join("staging")
+    }
+
+    fn start(&self, range: RangeId, job: &Job) -> Result<()> {
+        let _jobs = self.shared.jobs.lock();
+        {
+            let _writer = self.shared.writer.lock();
+            self.check_usable()?;
+            self.flush_locked()?;
+            let row = postcard::to_stdvec(job).expect("plain data always serialises");
+            self.change(
+                |transaction| {
+                    transaction.open_table(JOBS)?.insert(range.0, row.as_slice())?;
+                    forget_range(transaction, range)
+                },
+                |_| {},
+            )?;
+            self.shared.news.lock().remove(&range);
+        }
+        self.run(range, job)
+    }
+
+    fn run(&self, range: RangeId, job: &Job) -> Result<()> {
+        let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
+        for span in spans {
+            while !self.slice(|transaction| remove_span(transaction, span, WIPE_SLICE))? {}
+        }
+        match job {
+            Job::Wipe { spans: _ } => self.slice(|transaction| {
+                transaction.open_table(JOBS)?.remove(range.0)?;
+                Ok(())
+            }),
+            Job::Install { spans: _, file, applied } => {
+                let path = self.staging_dir().join(file);
+                let system = self.load(&path)?;
+                self.slice(|transaction| {
+                    let mut table = transaction.open_table(SYSTEM)?;
+                    for (key, value) in &system {
+                        table.insert(system_key(range, key).as_slice(), value.as_ref())?;
+                    }
+                    let mut table = transaction.open_table(APPLIED)?;
+                    table.insert(range.0, (applied.index, applied.term))?;
+                    transaction.open_table(JOBS)?.remove(range.0)?;
+                    Ok(())
+                })?;
+                self.shared.news.lock().insert(range, *applied);
+                std::fs::remove_file(&path).map_err(StorageError::io("remove", path))
+            }
+        }
+    }
+
+    /// Loads the changes of a staged raft snapshot; returns its system rows.
+    fn load(&self, path: &Path) -> Result<Vec<(Bytes, Bytes)>> {
+        let mut reader = Reader::open(path)?;
+        reader.header()?;
+        let system = reader.system()?;
+        // What this node has pruned would never be found again.
+        let pruned = self.shared.inner.read().disk.meta().pruned;
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        let mut hidden_key = None;
+        while let Some(change) = reader.next_change()? {
+            let Change { key, version, newest: _ } = &change;
+            if hidden_key.as_ref() == Some(key) {
+                continue;
+            }
+            if version.mod_revision <= pruned {
+                hidden_key = Some(key.clone());
+                if version.value.is_none() && version.mod_revision < pruned {
+                    continue;
+                }
+            }
+            if bytes >= LOAD_SLICE_BYTES || changes.len() >= LOAD_SLICE {
+                self.slice(|transaction| load_slice(transaction, &changes, Some(&change)))?;
+                changes.clear();
+                bytes = 0;
+            }
+            bytes += key.len() + version.value.as_ref().map_or(0, Bytes::len);
+            changes.push(change);
+        }
+        reader.end()?;
+        self.slice(|transaction| load_slice(transaction, &changes, None))?;
+        Ok(system)
+    }
+
+    fn slice<T>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T> {
+        let _writer = self.shared.writer.lock();
+        self.check_usable()?;
+        self.change(write, |_| {})
+    }
+}
+
+fn forget_range(transaction: &WriteTransaction, range: RangeId) -> Result<(), redb::Error> {
+    transaction.open_table(APPLIED)?.remove(range.0)?;
+    let mut system = transaction.open_table(SYSTEM)?;
+    let low = system_key(range, b"");
+    let high = (range.0 + 1).to_be_bytes();
+    system.retain_in(low.as_slice()..high.as_slice(), |_, _| false)?;
+    Ok(())
+}
+
+/// Writes changes, those of a key from the newest to the oldest. `next` is the change that follows
+/// the last one: perhaps the older version of its key.
+fn load_slice(
+    transaction: &WriteTransaction,
+    changes: &[Change],
+    next: Option<&Change>,
+) -> Result<(), redb::Error> {
+    let mut links = Vec::with_capacity(changes.len());
+    let mut bytes = 0;
+    {
+        let mut heads = transaction.open_table(HEADS)?;
+        let mut history = transaction.open_table(HISTORY)?;
+        let mut leases = transaction.open_table(LEASES)?;
+        let followers = changes.iter().skip(1).map(Some).chain([next]);
+        for (Change { key, version, newest }, follower) in changes.iter().zip(followers) {
+            let facts = Facts::of(version);
+            let previous = follower
+                .filter(|follower| follower.key == *key)
+                .map(|follower| Facts::of(&follower.version).position);
+            if *newest {
+                heads.insert(key.as_ref(), &encode_head(key, &facts))?;
+                bytes += (key.len() + HEAD_LEN) as i64;
+                if facts.lease != 0 {
+                    leases.insert(lease_key(facts.lease, key).as_slice(), ())?;
+                }
+            }
+            if previous.is_some() && facts.position.is_marked() {
+                history.insert(history_key(key, facts.position).as_slice(), ())?;
+            }
+            links.push(Link { position: facts.position, previous, key, version });
+        }
+    }
+    count_bytes(transaction, bytes)?;
+    links.sort_unstable_by_key(|link| link.position);
+    write_log(transaction, &links)
+}
