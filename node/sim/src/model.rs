@@ -22,6 +22,7 @@
 //! bounds the search.
 
 mod client;
+mod client_lease;
 mod properties;
 mod range;
 pub mod scenario;
@@ -33,7 +34,7 @@ mod watch;
 use stateright::Property;
 
 pub use scenario::{Request, Scenario};
-use state::{Mask, NODES, RANGES, State};
+use state::{LeaseStage, Mask, NODES, RANGES, State};
 
 /// The protocol, or a wrong version of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub enum Variant {
     TakeoverInsideBlock,
     /// A sequencer that has logged its hand-over goes on granting.
     GrantAfterHandover,
+    /// A deposed sequencer's record is forwarded to its successor, which logs it.
+    ForwardedHandover,
     /// Answers of an older session are taken for answers to the same items of the newer one.
     SessionAnswersAcceptedLate,
     /// A new session sends its unanswered items in another order than they were evaluated in.
@@ -70,6 +73,12 @@ pub enum Variant {
     CoordinatorCrashCommitsHalf,
     /// A prepare does not wait for queued writes on its keys.
     PrepareOvertakesQueued,
+    /// A range is added to the client lease when the write is applied, not before its grant.
+    AttachedAfterGrant,
+    /// The keys of an ending lease are looked up without waiting for queued writes.
+    DeletionOvertakesQueued,
+    /// A leaseholder says "nothing to delete" without asking the sequencer.
+    ClearedUnfenced,
 }
 
 /// The model: a variant in the bounds of a scenario.
@@ -134,8 +143,11 @@ pub enum Action {
         /// The node.
         node: usize,
     },
-    /// The sequencer logs that it hands over.
-    HandOver,
+    /// A sequencer logs that it hands over.
+    HandOver {
+        /// Its index.
+        sequencer: usize,
+    },
     /// The meta range elects a new leader.
     Takeover {
         /// A commit record that was not durable yet survives in the new leader's log.
@@ -197,6 +209,17 @@ pub enum Action {
     },
     /// The coordinator dies.
     Crash,
+    /// The end of the client lease is logged.
+    Revoke,
+    /// A leader is asked to delete the keys attached to the lease.
+    DeleteAttached {
+        /// The range.
+        range: usize,
+        /// Index of the leader.
+        leader: usize,
+    },
+    /// All ranges are clear of the lease: its removal is logged.
+    Remove,
 }
 
 impl stateright::Model for Protocol {
@@ -216,6 +239,9 @@ impl stateright::Model for Protocol {
         }
         if self.scenario.transaction {
             self.transaction_actions(state, actions);
+        }
+        if self.scenario.revocation {
+            self.client_lease_actions(state, actions);
         }
     }
 
@@ -254,7 +280,7 @@ impl Protocol {
             Action::Deliver { node } => self.deliver(state, node),
             Action::DeliverLate { node } => self.deliver_late(state, node),
             Action::Reconnect { node } => self.reconnect(state, node),
-            Action::HandOver => self.hand_over(state),
+            Action::HandOver { sequencer } => self.hand_over(state, sequencer),
             Action::Takeover { keeps_proposal } => self.takeover(state, keeps_proposal),
             Action::Commit { range } => state.ranges[range].current_mut().committed += 1,
             Action::Apply { range, leader } => self.apply(state, range, leader),
@@ -268,6 +294,11 @@ impl Protocol {
             Action::Abort => Self::abort(state),
             Action::Resolve { range } => self.resolve(state, range),
             Action::Crash => state.transaction.alive = false,
+            Action::Revoke => state.lease.stage = LeaseStage::Revoking,
+            Action::DeleteAttached { range, leader } => {
+                self.delete_attached(state, range, leader);
+            }
+            Action::Remove => state.lease.stage = LeaseStage::Removed,
         }
     }
 }

@@ -73,6 +73,7 @@ const ACKNOWLEDGED: &str = "acknowledged writes survive";
 const AT_MOST_ONCE: &str = "a request takes effect at most once";
 const COMPARE: &str = "a transaction sees what precedes it";
 const IN_PLACE: &str = "a write was evaluated on what precedes it";
+const LEASE: &str = "a removed lease has no keys";
 const READS: &str = "a read at a revision finds exactly its writes";
 const REAL_TIME: &str = "answers are in real-time order";
 const UNIQUE: &str = "a revision belongs to one change";
@@ -130,6 +131,11 @@ fn transaction_watch_holds() {
 }
 
 #[test]
+fn client_lease_holds() {
+    holds(Scenario::client_lease());
+}
+
+#[test]
 #[ignore = "takes minutes; run it after a change of the model or the protocol"]
 fn wide_searches_hold() {
     for scenario in Scenario::wide() {
@@ -178,6 +184,11 @@ fn granting_after_the_hand_over_grants_twice() {
 }
 
 #[test]
+fn a_forwarded_hand_over_grants_twice() {
+    fails(Variant::ForwardedHandover, Scenario::hand_over(), UNIQUE);
+}
+
+#[test]
 fn late_answers_break_the_watermark() {
     fails(Variant::SessionAnswersAcceptedLate, Scenario::watch(), WATCH);
 }
@@ -215,4 +226,19 @@ fn deciding_without_a_log_commits_half() {
 #[test]
 fn preparing_ahead_of_the_queue_breaks_compares() {
     fails(Variant::PrepareOvertakesQueued, Scenario::transaction(), COMPARE);
+}
+
+#[test]
+fn attaching_after_the_grant_leaves_keys() {
+    fails(Variant::AttachedAfterGrant, Scenario::client_lease(), LEASE);
+}
+
+#[test]
+fn deleting_ahead_of_the_queue_leaves_keys() {
+    fails(Variant::DeletionOvertakesQueued, Scenario::client_lease(), LEASE);
+}
+
+#[test]
+fn finding_nothing_to_delete_unfenced_leaves_keys() {
+    fails(Variant::ClearedUnfenced, Scenario::client_lease(), LEASE);
 }

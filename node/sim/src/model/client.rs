@@ -48,7 +48,7 @@ impl Protocol {
             return false;
         }
         match request {
-            Request::Put(at) => at == range,
+            Request::Put(at) | Request::PutAttached(at) => at == range,
             Request::PutContended(at) => {
                 let locked = state.ranges[range].leaders[leader].open_intent().is_some();
                 at == range && (!locked || self.is(Variant::IntentIgnored))
@@ -92,7 +92,13 @@ impl Protocol {
     }
 
     /// Evaluates a write on the overlay and asks for its revision.
-    fn enqueue(state: &mut State, operation: usize, range: usize, leader: usize, floor: usize) {
+    pub(super) fn enqueue(
+        state: &mut State,
+        operation: usize,
+        range: usize,
+        leader: usize,
+        floor: usize,
+    ) {
         let base = state.overlay(range, leader).fold(0, |mask, other| mask | bit(other));
         let write = Write { operation, base, floor };
         let node = state.ranges[range].leaders[leader].node;
@@ -170,10 +176,11 @@ impl Protocol {
     }
 
     /// Answers the client, and compares the answer with all that was answered before it asked.
+    /// Revision 0 says that the request was refused.
     pub(super) fn finish(&self, state: &mut State, operation: usize, revision: Revision) {
         let writes = self.scenario.requests[operation].write_range().is_some();
         let before = state.operations[operation].before;
-        if !state.in_order(before, revision, writes) {
+        if revision != 0 && !state.in_order(before, revision, writes) {
             state.order_broken = true;
         }
         let done = &mut state.operations[operation];

@@ -5,7 +5,8 @@
 use stateright::Property;
 
 use super::state::{
-    Entry, Mask, Outcome, RANGES, Range, Revision, Standing, State, TRANSACTION, events,
+    DELETION, Entry, LeaseStage, Mask, Outcome, RANGES, Range, Revision, Standing, State,
+    TRANSACTION, events,
 };
 use super::{Protocol, Request, Scenario, bit};
 
@@ -66,6 +67,24 @@ pub(super) fn all(scenario: &Scenario) -> Vec<Property<Protocol>> {
         properties.push(Property::always("a watch misses nothing it promised", watch_exact));
         properties.push(Property::sometimes("a watch releases everything", watch_complete));
     }
+    if scenario.revocation {
+        properties.push(Property::always("a removed lease has no keys", removed_has_no_keys));
+        properties.push(Property::sometimes(
+            "a lease is removed with its keys",
+            |_, state: &State| {
+                state.lease.stage == LeaseStage::Removed && state.ranges.iter().any(deleted_keys)
+            },
+        ));
+        properties.push(Property::sometimes(
+            "a write to an ending lease is refused",
+            |_, state: &State| {
+                state
+                    .operations
+                    .iter()
+                    .any(|operation| operation.finished && operation.revision == 0)
+            },
+        ));
+    }
     if scenario.transaction {
         properties.push(Property::always("a transaction is whole or absent", transaction_whole));
         properties.push(Property::always("a transaction sees what precedes it", compare_holds));
@@ -115,6 +134,10 @@ fn acknowledged_survive(model: &Protocol, state: &State) -> bool {
         |(index, (request, op))| {
             let Some(range) = request.write_range().filter(|_| op.finished) else { return true };
             let log = &state.ranges[range].current().log;
+            if op.revision == 0 {
+                // Refused: it must not have happened.
+                return events(log, 0, Revision::MAX) & bit(index) == 0;
+            }
             events(log, op.revision - 1, op.revision) & bit(index) != 0
         },
     )
@@ -196,6 +219,17 @@ fn compare_holds(model: &Protocol, state: &State) -> bool {
         });
         prepares.all(|saw| saw == events(log, 0, revision) & contended)
     })
+}
+
+/// No write that is attached to the lease is visible once the lease is gone.
+fn removed_has_no_keys(model: &Protocol, state: &State) -> bool {
+    let gone = state.lease.stage == LeaseStage::Removed;
+    !gone || state.ranges.iter().all(|range| model.attached_keys(range.committed()) == 0)
+}
+
+fn deleted_keys(range: &Range) -> bool {
+    let mut writes = range.committed().iter().filter_map(Entry::write);
+    writes.any(|(write, _)| write.operation == DELETION)
 }
 
 fn resolved(state: &State, range: usize) -> bool {

@@ -3,7 +3,7 @@
 //! Invariants kept by construction (they are Raft's own): a new leader has every committed entry;
 //! an old leader commits nothing once a new one is elected; logs that share a prefix agree on it.
 
-use super::state::{Entry, Item, Leader, RANGES, Standing, State};
+use super::state::{DELETION, Entry, Item, Leader, RANGES, Standing, State};
 use super::{Action, Protocol, Variant, leaders};
 
 impl Protocol {
@@ -37,6 +37,10 @@ impl Protocol {
         let entry = here.log[here.applied];
         here.applied += 1;
         if let Some((write, revision)) = entry.write() {
+            self.lease_after_apply(state, range, write);
+            if write.operation == DELETION {
+                return;
+            }
             let operation = &state.operations[write.operation];
             if !operation.finished && operation.tried[range] & super::bit(leader) != 0 {
                 self.finish(state, write.operation, revision);

@@ -4,8 +4,8 @@
 //! happens a bounded number of times and a deposed sequencer has at most one block left.
 
 use super::state::{
-    Budget, Leader, Mask, Meta, Node, Operation, RANGES, Range, Sequencer, State, Transaction,
-    Watch,
+    Budget, ClientLease, Leader, LeaseStage, Mask, Meta, Node, Operation, RANGES, Range, Sequencer,
+    State, Transaction, Watch,
 };
 
 /// Numbers in a block. Two, so that a take-over both cuts a block short and meets an empty one.
@@ -18,6 +18,8 @@ pub enum Request {
     Put(usize),
     /// Write in a range, on the key that the transaction compares and writes.
     PutContended(usize),
+    /// Write in a range, of a key attached to the client lease.
+    PutAttached(usize),
     /// Linearizable read of everything in a range.
     Read(usize),
     /// Linearizable read of everything in all ranges at one revision.
@@ -28,7 +30,7 @@ impl Request {
     /// The range of a write.
     pub(super) fn write_range(self) -> Option<usize> {
         match self {
-            Self::Put(range) | Self::PutContended(range) => Some(range),
+            Self::Put(range) | Self::PutContended(range) | Self::PutAttached(range) => Some(range),
             Self::Read(_) | Self::ReadAll => None,
         }
     }
@@ -36,7 +38,7 @@ impl Request {
     /// The ranges of a read.
     pub(super) fn read_ranges(self) -> Mask {
         match self {
-            Self::Put(_) | Self::PutContended(_) => 0,
+            Self::Put(_) | Self::PutContended(_) | Self::PutAttached(_) => 0,
             Self::Read(range) => 1 << range,
             Self::ReadAll => (1 << RANGES) - 1,
         }
@@ -58,6 +60,8 @@ pub struct Scenario {
     pub watch: bool,
     /// There is a transaction over both ranges.
     pub transaction: bool,
+    /// The client lease ends.
+    pub revocation: bool,
 }
 
 const NOTHING: Budget = Budget {
@@ -80,6 +84,7 @@ impl Scenario {
             budget: Budget { takeovers: 1, elections: [1, 0], ..NOTHING },
             watch: false,
             transaction: false,
+            revocation: false,
         }
     }
 
@@ -87,7 +92,7 @@ impl Scenario {
     pub fn hand_over() -> Self {
         Self {
             name: "hand-over",
-            budget: Budget { takeovers: 1, handovers: 1, ..NOTHING },
+            budget: Budget { takeovers: 2, handovers: 1, ..NOTHING },
             ..Self::order()
         }
     }
@@ -102,6 +107,7 @@ impl Scenario {
             budget: Budget { resets: 1, elections: [1, 0], ..NOTHING },
             watch: false,
             transaction: false,
+            revocation: false,
         }
     }
 
@@ -114,6 +120,7 @@ impl Scenario {
             budget: Budget { elections: [2, 0], copies: 1, ..NOTHING },
             watch: false,
             transaction: false,
+            revocation: false,
         }
     }
 
@@ -127,6 +134,7 @@ impl Scenario {
             budget: Budget { resets: 1, elections: [1, 0], watermarks: 2, ..NOTHING },
             watch: true,
             transaction: false,
+            revocation: false,
         }
     }
 
@@ -150,6 +158,7 @@ impl Scenario {
             budget: NOTHING,
             watch: false,
             transaction: true,
+            revocation: false,
         }
     }
 
@@ -183,6 +192,18 @@ impl Scenario {
             budget: Budget { takeovers: 1, watermarks: 1, ..NOTHING },
             watch: true,
             transaction: true,
+            revocation: false,
+        }
+    }
+
+    /// The client lease ends while writes attach keys to it, and the range fails over.
+    pub fn client_lease() -> Self {
+        Self {
+            name: "client lease",
+            requests: vec![Request::PutAttached(0), Request::Put(0), Request::Read(0)],
+            budget: Budget { elections: [1, 0], ..NOTHING },
+            revocation: true,
+            ..Self::order()
         }
     }
 
@@ -199,6 +220,7 @@ impl Scenario {
             Self::transaction_failover(),
             Self::transaction_contended(),
             Self::transaction_watch(),
+            Self::client_lease(),
         ]
     }
 
@@ -235,6 +257,7 @@ impl Scenario {
             ranges: self.homes.map(|node| Range { leaders: vec![Leader::first(node)] }),
             operations: vec![Operation::default(); self.requests.len()],
             transaction: Transaction { begun: false, before: 0, alive: true, revision: 0 },
+            lease: ClientLease { stage: LeaseStage::Held, attached: 0, cleared: 0 },
             watch: Watch::default(),
             budget: self.budget,
             order_broken: false,

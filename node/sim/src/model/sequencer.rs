@@ -6,10 +6,10 @@
 
 use super::scenario::BLOCK;
 use super::state::{
-    Answer, Entry, Item, Outcome, Revision, Sequencer, Slot, Stage, Standing, State, TRANSACTION,
-    events,
+    Answer, DELETION, Entry, Item, Outcome, Revision, Sequencer, Slot, Stage, Standing, State,
+    TRANSACTION, events,
 };
-use super::{Action, Protocol, Variant, leaders, nodes};
+use super::{Action, Protocol, Variant, bit, leaders, nodes};
 
 impl Protocol {
     pub(super) fn sequencer_actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -32,9 +32,12 @@ impl Protocol {
                 actions.push(Action::Reconnect { node });
             }
         }
-        let handed_over = state.sequencer().handed_over;
-        if state.budget.handovers > 0 && !handed_over && state.meta.proposed.is_none() {
-            actions.push(Action::HandOver);
+        for sequencer in 0..state.sequencers.len() {
+            let own = state.leads(sequencer) || self.is(Variant::ForwardedHandover);
+            let first = !state.sequencers[sequencer].handed_over && state.meta.proposed.is_none();
+            if state.budget.handovers > 0 && own && first {
+                actions.push(Action::HandOver { sequencer });
+            }
         }
         if state.budget.takeovers > 0 {
             actions.push(Action::Takeover { keeps_proposal: false });
@@ -108,7 +111,12 @@ impl Protocol {
             {
                 Some(Answer::Refused)
             }
-            Item::Grant { .. } => Self::take_number(state, index).map(Answer::Granted),
+            Item::Grant { range, write, .. } => {
+                if !self.attach(state, range, write) {
+                    return Some(Answer::LeaseGone);
+                }
+                Self::take_number(state, index).map(Answer::Granted)
+            }
             Item::ReadAt { .. } | Item::Watermark { .. } => {
                 Some(Answer::At(state.sequencers[index].next - 1))
             }
@@ -184,6 +192,12 @@ impl Protocol {
                 }
                 self.see(state, range, leader, revision);
             }
+            (Item::Grant { range, leader, write }, Answer::LeaseGone) => {
+                self.plan_again(state, range, leader, write.operation);
+            }
+            (Item::ReadAt { range, operation: DELETION, .. }, Answer::At(_)) => {
+                state.lease.cleared |= bit(range);
+            }
             (Item::ReadAt { range, leader, operation, base }, Answer::At(revision)) => {
                 let log = &state.ranges[range].leaders[leader].log;
                 state.misplaced |= events(log, 0, revision) & !TRANSACTION != base;
@@ -194,7 +208,10 @@ impl Protocol {
                 self.see(state, range, leader, revision);
             }
             (Item::Grant { .. }, Answer::At(_))
-            | (Item::ReadAt { .. } | Item::Watermark { .. }, Answer::Granted(_)) => {
+            | (
+                Item::ReadAt { .. } | Item::Watermark { .. },
+                Answer::Granted(_) | Answer::LeaseGone,
+            ) => {
                 unreachable!("the answer fits the item")
             }
         }
@@ -248,10 +265,9 @@ impl Protocol {
     }
 
     /// Logs the exact end of what was granted; nothing is granted after it.
-    pub(super) fn hand_over(&self, state: &mut State) {
+    pub(super) fn hand_over(&self, state: &mut State, sequencer: usize) {
         state.budget.handovers -= 1;
-        let newest = state.sequencers.len() - 1;
-        let sequencer = &mut state.sequencers[newest];
+        let sequencer = &mut state.sequencers[sequencer];
         state.meta.block_end = sequencer.next;
         sequencer.handed_over = true;
         if !self.is(Variant::GrantAfterHandover) {

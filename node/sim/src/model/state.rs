@@ -16,6 +16,9 @@ pub const NODES: usize = 2;
 /// The bit of the multi-range transaction in a [`Mask`].
 pub const TRANSACTION: Mask = 1 << 7;
 
+/// Stands for an operation's index in the command that deletes the keys of the client lease.
+pub const DELETION: usize = 6;
+
 /// One state of the whole system.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
@@ -31,6 +34,8 @@ pub struct State {
     pub operations: Vec<Operation>,
     /// The one transaction over both ranges.
     pub transaction: Transaction,
+    /// The one client lease.
+    pub lease: ClientLease,
     /// The gateway that merges the feeds of both ranges.
     pub watch: Watch,
     /// How many faults and extras the scenario still allows.
@@ -163,6 +168,8 @@ pub enum Answer {
     At(Revision),
     /// The range has a newer leader.
     Refused,
+    /// The client lease that the command names is gone.
+    LeaseGone,
 }
 
 /// A range's Raft group. The committed log is the committed part of the last leader's log.
@@ -227,7 +234,8 @@ pub struct Operation {
     pub before: Mask,
     /// Leaders per range that it was sent to.
     pub tried: [Mask; RANGES],
-    /// The answer's header revision, or the snapshot that the read has taken; 0 before.
+    /// The answer's header revision, or the one that the read has taken; 0 before, and for a
+    /// finished request that was refused.
     pub revision: Revision,
     /// Answered.
     pub finished: bool,
@@ -250,6 +258,28 @@ pub struct Transaction {
     pub alive: bool,
     /// Acknowledged to its client at this revision; 0 before.
     pub revision: Revision,
+}
+
+/// The record of the client lease in the meta range.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientLease {
+    /// How far its end has come.
+    pub stage: LeaseStage,
+    /// Ranges that may hold keys attached to it.
+    pub attached: Mask,
+    /// Ranges that have said that they hold none any more.
+    pub cleared: Mask,
+}
+
+/// From grant to end of a client lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseStage {
+    /// Keys may be attached.
+    Held,
+    /// Its keys are being deleted.
+    Revoking,
+    /// Gone.
+    Removed,
 }
 
 /// The gateway's watch over both ranges.
