@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// older than this many restarts could be carried out twice.
 pub const GATEWAYS_MAX: usize = 256;
 
-/// First byte of the system rows that hold the table.
-pub const ROW_PREFIX: u8 = b'd';
+/// First byte of the system rows that hold the table. No other row of a range starts with it.
+pub const ROW_PREFIX: u8 = b'Q';
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Gateway {
