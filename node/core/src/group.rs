@@ -10,7 +10,9 @@ use crate::ids::{Index, RangeId, ReplicaId, Term};
 use crate::log_view::LogView;
 use crate::state::Applied;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot};
+use raft::eraftpb::{
+    ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, Snapshot,
+};
 use raft::{RawNode, ReadState, Ready, StateRole, Storage};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -211,21 +213,28 @@ impl Group {
 
     /// A message from another member.
     pub fn step(&mut self, message: Message) {
-        if self.installing.is_some() {
+        // A follower's raft library forwards these; what a deposed leader decided must not enter
+        // its successor's log, nor its question be answered in the successor's name (docs/protocol.md, I6).
+        let forwarded =
+            matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
+        if self.installing.is_some() || forwarded {
             return;
         }
         // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
         if self.raft.step(message).is_err() {}
     }
 
-    /// Proposes an entry. False: refused for now.
+    /// Proposes an entry. False: refused for now. Only a leader's proposal is taken; it is never
+    /// forwarded.
     pub fn propose(&mut self, data: Vec<u8>) -> bool {
-        self.installing.is_none() && self.raft.propose(Vec::new(), data).is_ok()
+        self.installing.is_none() && self.is_leader() && self.raft.propose(Vec::new(), data).is_ok()
     }
 
     /// Proposes a change of members.
     pub fn propose_change(&mut self, context: Vec<u8>, change: ConfChangeV2) -> bool {
-        self.installing.is_none() && self.raft.propose_conf_change(context, change).is_ok()
+        self.installing.is_none()
+            && self.is_leader()
+            && self.raft.propose_conf_change(context, change).is_ok()
     }
 
     /// A change of members is proposed and not applied: another would be ignored.
@@ -251,7 +260,7 @@ impl Group {
 
     /// Starts a quorum round that confirms leadership.
     pub fn confirm(&mut self, round: u64) {
-        if self.installing.is_none() {
+        if self.installing.is_none() && self.is_leader() {
             self.raft.read_index(round.to_be_bytes().to_vec());
         }
     }

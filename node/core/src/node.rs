@@ -115,6 +115,8 @@ pub struct Node {
     watching: Watching,
     peers: BTreeMap<NodeId, Peer>,
     dirty: BTreeSet<RangeId>,
+    /// Ranges with something on its way to the log.
+    writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
     persist_sequence: u64,
     unblock: BTreeSet<RangeId>,
@@ -161,6 +163,7 @@ impl Node {
             watching: Watching::default(),
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,
             unblock: BTreeSet::new(),
@@ -399,6 +402,7 @@ impl Node {
             };
             if let Some(write) = turn.write {
                 merge_write(persist, write);
+                self.writing.insert(range);
             }
             committed.entry(range).or_default().extend(turn.committed);
             let wanted = replica.group.log().take_wanted();
@@ -449,13 +453,12 @@ impl Node {
     }
 
     fn persisted(&mut self, sequence: u64) {
-        let ranges: Vec<RangeId> = self.replicas.keys().copied().collect();
-        for range in ranges {
+        for range in std::mem::take(&mut self.writing) {
             let Some(replica) = self.replicas.get_mut(&range) else { continue };
-            if !replica.group.is_waiting() {
-                continue;
-            }
             let released = replica.group.persisted(sequence);
+            if replica.group.is_waiting() {
+                self.writing.insert(range);
+            }
             self.dirty.insert(range);
             self.send_raft(range, released);
         }
