@@ -7,7 +7,9 @@ mod file;
 mod values;
 
 pub use file::expand_config_file;
-pub use values::{ByteSize, HumanDuration, InitialCluster, Member, SplitKeys, is_unspecified};
+pub use values::{
+    ByteSize, HumanDuration, InitialCluster, Member, SplitKeys, is_unspecified, parse_key,
+};
 
 use crate::telemetry::LogFormat;
 use clap::{Args, ValueEnum};
@@ -120,6 +122,9 @@ pub struct ServeArgs {
     /// Longest time a graceful stop waits until other nodes lead
     #[arg(long, env = "HOLDFAST_STOP_TIMEOUT", value_name = "TIME", default_value = "3s")]
     pub stop_timeout: HumanDuration,
+    /// Stop when standard input ends: whoever started this node is gone then
+    #[arg(long, hide = true)]
+    pub stop_with_stdin: bool,
     /// What is logged: error, warn, info, debug, trace, or a filter per module
     #[arg(long, env = "HOLDFAST_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,

@@ -107,6 +107,11 @@ impl<M> Mailbox<M> {
         self.len() == 0
     }
 
+    /// True once the reader is gone.
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
     /// The reader goes away: drops what waits and what will come.
     pub fn close(&self) {
         let mut inner = self.inner.lock();

@@ -1,5 +1,5 @@
-//! Connections between nodes: sessions that carry messages, streams that carry snapshots, and the
-//! request of a new node to be let in.
+//! Connections between nodes: sessions that carry messages, streams that carry snapshots, and
+//! questions of nodes that are no peers yet.
 //!
 //! Threads: one a peer that dials and writes what a socket would not take at once, one a peer that
 //! reads, one that accepts. [`Transport::send`] never waits and usually writes to the socket itself,
@@ -8,11 +8,11 @@
 //! Invariants: see `transport/link.rs` for sessions. Nodes of different clusters never exchange
 //! anything but their greetings.
 
+mod ask;
+
 mod frame;
 
 mod hello;
-
-mod join;
 
 mod link;
 
@@ -22,13 +22,13 @@ mod snapshot;
 
 mod stream;
 
-pub use join::{Joined, ask as ask_to_join};
+pub use ask::ask;
 pub use snapshot::{Part, SnapshotReceiver, SnapshotSender};
 
 use frame::FrameBuilder;
 use hello::{Hello, Purpose};
 use holdfast_core::ids::NodeId;
-use holdfast_core::message::{Message, MetaRequest};
+use holdfast_core::message::{InternalReply, Message, MetaRequest};
 use link::Link;
 use parking_lot::Mutex;
 use snapshot::Throttle;
@@ -73,8 +73,9 @@ pub trait PeerEvents: Send + Sync + 'static {
     /// A snapshot begins to arrive; called on a thread of its own, which may wait.
     fn snapshot(&self, from: NodeId, receiver: SnapshotReceiver) -> io::Result<()>;
 
-    /// A new node wants to join; called on a thread of its own, which may wait.
-    fn join(&self, request: MetaRequest) -> Result<Joined, String>;
+    /// A node asks the meta range from outside a session: to join, or to tell where it is. Called
+    /// on a thread of its own, which may wait.
+    fn asked(&self, request: MetaRequest) -> Result<InternalReply, String>;
 }
 
 /// All connections of this node to others.

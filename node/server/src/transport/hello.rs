@@ -32,8 +32,8 @@ pub(super) enum Purpose {
     Messages,
     /// One raft snapshot from the dialling node.
     Snapshot,
-    /// One join request of a node that has no id yet.
-    Join,
+    /// One question to the meta range; the sender need not have an id yet.
+    Ask,
 }
 
 /// What the dialling side says.

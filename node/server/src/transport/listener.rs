@@ -2,8 +2,8 @@
 //!
 //! Invariant: a stranger costs one short-lived thread at most, and their number is bounded.
 
+use super::ask;
 use super::hello::{self, Hello, Purpose};
-use super::join;
 use super::snapshot::SnapshotReceiver;
 use super::stream::PeerStream;
 use super::{Shared, spawn};
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// Connections that may be in their handshake, joining, or receiving snapshots at the same time.
+/// Connections that may be in their handshake, asking, or sending snapshots at the same time.
 const SIDE_CONNECTIONS_MAX: usize = 64;
 
 /// Snapshots that may be received at the same time: each has a disk to write.
@@ -83,9 +83,9 @@ fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
             shared.events.snapshot(hello.node, SnapshotReceiver::new(stream)?)
         }
-        Purpose::Join => {
+        Purpose::Ask => {
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
-            join::answer(&stream, &*shared.events)
+            ask::answer(&stream, &*shared.events)
         }
     }
 }
@@ -95,7 +95,7 @@ fn objection(hello: &Hello, shared: &Shared) -> Option<String> {
     if let Some(reason) = hello.objection(local.cluster, local.node) {
         return Some(reason);
     }
-    if hello.purpose == Purpose::Join {
+    if hello.purpose == Purpose::Ask {
         return None;
     }
     if hello.node == NodeId(0) || hello.node == local.node {

@@ -47,10 +47,10 @@ impl PeerEvents for Recorder {
         receiver.acknowledge()
     }
 
-    fn join(&self, request: MetaRequest) -> Result<Joined, String> {
+    fn asked(&self, request: MetaRequest) -> Result<InternalReply, String> {
         match request {
             MetaRequest::Join { name, .. } if name == "new" => {
-                Ok(Joined { cluster: 7, node: NodeId(4), peers: Vec::new() })
+                Ok(InternalReply::Joined { cluster: 7, node: NodeId(4), peers: Vec::new() })
             }
             _ => Err("who are you".to_owned()),
         }
@@ -169,7 +169,7 @@ fn a_snapshot_arrives_whole_and_is_acknowledged() {
 }
 
 #[test]
-fn a_new_node_is_let_in_or_told_why_not() {
+fn a_node_without_an_id_is_answered_or_told_why_not() {
     let one = Peer::start(7, 1, 10);
     let join = |name: &str| MetaRequest::Join {
         name: name.to_owned(),
@@ -178,10 +178,11 @@ fn a_new_node_is_let_in_or_told_why_not() {
         http_address: "h:3".to_owned(),
         nonce: 1,
     };
-    assert_eq!(ask_to_join(&one.address, 7, &join("new")).unwrap().node, NodeId(4));
-    let refused = ask_to_join(&one.address, 7, &join("other")).unwrap_err();
+    let joined = ask(&one.address, 7, &join("new")).unwrap();
+    assert!(matches!(joined, InternalReply::Joined { node: NodeId(4), .. }));
+    let refused = ask(&one.address, 7, &join("other")).unwrap_err();
     assert_eq!(refused.to_string(), "who are you");
-    let stranger = ask_to_join(&one.address, 8, &join("new")).unwrap_err();
+    let stranger = ask(&one.address, 8, &join("new")).unwrap_err();
     assert_eq!(stranger.kind(), io::ErrorKind::PermissionDenied);
 }
 

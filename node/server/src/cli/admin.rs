@@ -1,0 +1,155 @@
+//! Lists of ranges and nodes, and what an administrator may do with them.
+
+use super::Failure;
+use super::client::{Admin, ClientArgs, ask, block_on};
+use super::output::{self, Column, Format};
+use crate::config::parse_key;
+use clap::Args;
+use holdfast_proto::admin::{
+    DrainRequest, NodesRequest, RangesRequest, SplitRequest, TransferRequest, UndrainRequest,
+};
+use serde_json::{Value, json};
+use tonic::Status;
+
+/// The flags of `split`.
+#[derive(Debug, Args)]
+pub(super) struct SplitArgs {
+    /// First key of the new range: text, or hex after 0x
+    key: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The flags of `transfer`.
+#[derive(Debug, Args)]
+pub(super) struct TransferArgs {
+    /// Number of the range, as `ranges` shows it
+    #[arg(value_parser = id)]
+    range: u64,
+    /// Number of the node that is to lead, as `nodes` shows it
+    #[arg(value_parser = id)]
+    node: u64,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The flags of `drain` and `undrain`.
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// Number of the node, as `nodes` shows it
+    #[arg(value_parser = id)]
+    node: u64,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Anything: the command is refused anyway.
+#[derive(Debug, Args)]
+pub(super) struct LaterArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _anything: Vec<String>,
+}
+
+/// A number, with or without the letter that ids are printed with.
+fn id(text: &str) -> Result<u64, String> {
+    text.trim_start_matches(['r', 'n'])
+        .parse()
+        .map_err(|_| "expected the number of a range or node".to_owned())
+}
+
+/// The refusal of a command that does not exist yet.
+pub(super) fn later(command: &str) -> Failure {
+    Failure::usage(format!("{command} is not available in this version"))
+}
+
+pub(super) fn ranges(args: ClientArgs) -> Result<(), Failure> {
+    const COLUMNS: [Column; 6] = [
+        ("RANGE", &["id", "range"]),
+        ("START", &["start"]),
+        ("END", &["end"]),
+        ("NODES", &["replicas", "nodes"]),
+        ("LEADER", &["leader"]),
+        ("STATE", &["state"]),
+    ];
+    let json = block_on(ask(&args, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
+    }))??;
+    list(&json, "ranges", args.output, &COLUMNS)
+}
+
+pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {
+    const COLUMNS: [Column; 8] = [
+        ("NODE", &["id", "node"]),
+        ("NAME", &["name"]),
+        ("STATE", &["state"]),
+        ("REACHABLE", &["reachable"]),
+        ("RANGES", &["ranges"]),
+        ("LEADERS", &["leaders"]),
+        ("CLIENT", &["clientAddress"]),
+        ("PEER", &["peerAddress"]),
+    ];
+    let json = block_on(ask(&args, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.nodes(NodesRequest {}).await?.into_inner().json)
+    }))??;
+    list(&json, "nodes", args.output, &COLUMNS)
+}
+
+/// Prints an array, or the one under `field` of an object.
+fn list(json: &[u8], field: &str, format: Format, columns: &[Column]) -> Result<(), Failure> {
+    let value: Value = serde_json::from_slice(json)
+        .map_err(|error| Failure::failure(format!("the node's answer is not JSON: {error}")))?;
+    match format {
+        Format::Json => println!("{}", output::json(&value)),
+        Format::Table => {
+            let rows = value.as_array().or_else(|| value[field].as_array());
+            print!("{}", output::table(rows.map_or(&[], Vec::as_slice), columns));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn split(args: SplitArgs) -> Result<(), Failure> {
+    let key = parse_key(&args.key).map_err(Failure::usage)?;
+    if key.is_empty() {
+        return Err(Failure::usage("KEY must not be empty: the first range starts there already"));
+    }
+    let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.split(SplitRequest { key: key.clone() }).await?.into_inner().message)
+    }))??;
+    say(&args.client, &message);
+    Ok(())
+}
+
+pub(super) fn transfer(args: TransferArgs) -> Result<(), Failure> {
+    let request = TransferRequest { range: args.range, to: args.node };
+    let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.transfer(request).await?.into_inner().message)
+    }))??;
+    say(&args.client, &message);
+    Ok(())
+}
+
+pub(super) fn drain(args: DrainArgs) -> Result<(), Failure> {
+    let request = DrainRequest { node: args.node };
+    let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.drain(request).await?.into_inner().message)
+    }))??;
+    say(&args.client, &message);
+    Ok(())
+}
+
+pub(super) fn undrain(args: DrainArgs) -> Result<(), Failure> {
+    let request = UndrainRequest { node: args.node };
+    let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.undrain(request).await?.into_inner().message)
+    }))??;
+    say(&args.client, &message);
+    Ok(())
+}
+
+fn say(args: &ClientArgs, message: &str) {
+    match args.output {
+        Format::Table => println!("{message}"),
+        Format::Json => println!("{}", output::json(&json!({ "message": message }))),
+    }
+}

@@ -1,0 +1,101 @@
+//! Numbers that are read from the core's last status when somebody asks.
+
+use holdfast_core::status::Status;
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use std::fmt;
+use std::sync::Arc;
+
+/// Reads the last status.
+pub(super) struct StatusCollector(pub(super) Arc<RwLock<Arc<Status>>>);
+
+impl fmt::Debug for StatusCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StatusCollector")
+    }
+}
+
+impl Collector for StatusCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = Arc::clone(&self.0.read());
+        let counters = status.counters;
+        for (name, help, value) in [
+            ("holdfast_proposals", "Log entries proposed here", counters.proposals),
+            ("etcd_server_proposals_applied", "Commands applied here", counters.applied),
+            ("holdfast_commands_applied", "Commands applied here", counters.applied),
+            ("holdfast_elections_won", "Elections won by replicas here", counters.elections),
+            ("holdfast_revisions_granted", "Revisions granted here", counters.grants),
+            ("holdfast_quorum_rounds", "Rounds that confirmed the sequencer", counters.rounds),
+            ("holdfast_requests_forwarded", "Requests sent to other nodes", counters.forwarded),
+            ("holdfast_requests_retried", "Requests routed again", counters.retried),
+            ("holdfast_raft_snapshots_sent", "Raft snapshots sent", counters.snapshots_sent),
+            (
+                "holdfast_raft_snapshots_installed",
+                "Raft snapshots installed",
+                counters.snapshots_installed,
+            ),
+        ] {
+            write(&mut encoder, name, help, &ConstCounter::new(value))?;
+        }
+        for (name, help, value) in gauges(&status) {
+            write(&mut encoder, name, help, &ConstGauge::new(value))?;
+        }
+        Ok(())
+    }
+}
+
+fn gauges(status: &Status) -> [(&'static str, &'static str, i64); 14] {
+    let replicas = || status.replicas.iter();
+    let count = |number: usize| number as i64;
+    let leaders = replicas().filter(|replica| replica.leader).count();
+    let lease = || replicas().filter(|replica| replica.leaseholder);
+    let asleep = replicas().filter(|replica| replica.asleep).count();
+    let lag = lease().map(|replica| status.revision - replica.watermark).max().unwrap_or(0);
+    let unavailable = status.ranges.iter().filter(|range| range.leaseholder.is_none()).count();
+    let behind =
+        lease().flat_map(|replica| &replica.followers).filter(|(_, _, fine)| !fine).count();
+    [
+        (
+            "etcd_server_has_leader",
+            "1 if a sequencer is known",
+            i64::from(status.sequencer.is_some()),
+        ),
+        (
+            "etcd_server_is_leader",
+            "1 if this node is the sequencer",
+            i64::from(status.sequencer == Some(status.node)),
+        ),
+        ("holdfast_replicas", "Replicas on this node", count(status.replicas.len())),
+        ("holdfast_leaders", "Ranges that this node leads", count(leaders)),
+        ("holdfast_leaseholders", "Ranges that this node may serve", count(lease().count())),
+        ("holdfast_replicas_asleep", "Replicas that sleep", count(asleep)),
+        ("holdfast_copies_behind", "Copies that ranges led here lack", count(behind)),
+        ("holdfast_ranges", "Ranges of the cluster", count(status.ranges.len())),
+        (
+            "holdfast_ranges_without_leaseholder",
+            "Ranges of the cluster that nobody may serve, as known here",
+            count(unavailable),
+        ),
+        (
+            "holdfast_watermark_lag_revisions",
+            "Newest revision less the least complete one of the ranges served here",
+            lag,
+        ),
+        ("holdfast_nodes_reachable", "Nodes heard of lately", count(status.reachable.len())),
+        ("holdfast_requests_waiting", "Requests of this gateway", count(status.requests)),
+        ("holdfast_watches", "Watches of this gateway", count(status.watches)),
+        ("holdfast_revision", "Newest revision heard of", status.revision),
+    ]
+}
+
+fn write(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+}

@@ -1,0 +1,220 @@
+//! `holdfast-node serve`: one node from its first line to its last.
+//!
+//! Order of the start: flags, ports, disk, log and state, core, peers, clients. Nothing is written
+//! before flags, ports and the disk's owner are known to be right. Order of the end: give up
+//! leadership while still serving, send clients away, stop, make everything durable.
+
+mod announce;
+
+mod identity;
+
+mod peers;
+
+mod ports;
+
+mod stores;
+
+use crate::cli::{Exit, Failure};
+use crate::config::{Config, ServeArgs};
+use crate::gateway::backend::{Backend, Vitals};
+use crate::gateway::{self, Gateway};
+use crate::http;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::shutdown::{StopRequests, chain};
+use crate::store_loop::{self, Clock, Handle, Inbox, Mail, Parts, PeerMail};
+use crate::telemetry;
+use crate::transport::{Local, Transport};
+use holdfast_core::node::{self, Node};
+use holdfast_storage::{Disk, Identity, StorageError};
+use peers::PeersFile;
+use ports::Ports;
+use std::sync::Arc;
+use std::time::Duration;
+use stores::Stores;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// How long open client requests may take to finish at the end.
+const CLIENTS_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs `serve` until the node is told to stop.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(args: ServeArgs) -> Result<(), Failure> {
+    telemetry::start(&args.log_level, args.log_format).map_err(Failure::usage)?;
+    let stop_with_stdin = args.stop_with_stdin;
+    let config = Config::check(args).map_err(Failure::usage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .thread_name("client")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failure(format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(serve(config, stop_with_stdin));
+    // Connections that do not end by themselves are cut.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A number that nobody guesses and that does not come twice.
+pub fn random_number() -> u64 {
+    holdfast_storage::disk::random_number().expect("the operating system has random numbers")
+}
+
+async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
+    let mut stop = StopRequests::new(stop_with_stdin)
+        .map_err(|error| Failure::failure(format!("cannot hear signals: {error}")))?;
+    let ports = Ports::reserve(&config).await?;
+    let starting = async {
+        let (disk, identity) = identity::open(&config).await?;
+        tokio::task::block_in_place(|| Running::start(&config, disk, &identity, ports))
+    };
+    let running = tokio::select! {
+        running = starting => running?,
+        _ = stop.next() => return Ok(()),
+    };
+    let abandoned = stop.next().await;
+    running.stop(&config, &mut stop, abandoned).await;
+    Ok(())
+}
+
+/// A node that serves.
+struct Running {
+    handle: Handle,
+    transport: Arc<Transport>,
+    vitals: Arc<Vitals>,
+    clients: tokio::task::JoinHandle<()>,
+    stop_clients: CancellationToken,
+    stop_http: CancellationToken,
+}
+
+impl Running {
+    fn start(
+        config: &Config,
+        disk: Disk,
+        identity: &Identity,
+        ports: Ports,
+    ) -> Result<Self, Failure> {
+        let incarnation = random_number();
+        let stores = Stores::open(config, &disk, identity)?;
+        let clock = Clock::start();
+        let core = node::Config {
+            node: identity.node,
+            incarnation,
+            tick_ms: config.tick.as_millis() as u64,
+            election_ms: config.election.as_millis() as u64,
+            log_budget: config.log_budget,
+        };
+        let Stores { log, state, boots } = stores;
+        let ranges = boots.len();
+        let node = Node::new(core, clock.now(), log.clone(), &state, boots)
+            .map_err(|error| Failure::failure(format!("the state cannot be read: {error}")))?;
+        let inbox: Inbox = Arc::new(Mailbox::default());
+        let disk = Arc::new(disk);
+        let listeners =
+            ports.listen().map_err(|error| Failure::failure(format!("cannot listen: {error}")))?;
+        let local = Local {
+            cluster: identity.cluster,
+            node: identity.node,
+            incarnation,
+            address: config.advertise_peer.clone(),
+        };
+        let snapshots = store_loop::receive_snapshots(&state, &inbox);
+        let events = Arc::new(PeerMail::new(Arc::clone(&inbox), snapshots));
+        let transport = Transport::start(local, listeners.peer, config.snapshot_rate, events)
+            .map_err(|error| Failure::failure(format!("cannot talk to peers: {error}")))?;
+        let transport = Arc::new(transport);
+        let mut peers = PeersFile::open(disk.dir());
+        for (peer, address) in peers.known(config, identity) {
+            transport.set_peer(peer, &address);
+        }
+        let vitals = Arc::new(Vitals::new(identity.cluster, identity.node));
+        let metrics = Arc::new(Metrics::new());
+        let parts = Parts {
+            node,
+            state,
+            log,
+            disk,
+            transport: Arc::clone(&transport),
+            vitals: Arc::clone(&vitals),
+            metrics: Arc::clone(&metrics),
+            inbox: Arc::clone(&inbox),
+            clock,
+            on_peers: Box::new(move |changed| peers.remember(&changed)),
+        };
+        let handle = store_loop::start(parts)
+            .map_err(|error| Failure::failure(format!("cannot start a thread: {error}")))?;
+
+        announce::start(config, identity, &transport, &inbox)
+            .map_err(|error| Failure::failure(format!("cannot start a thread: {error}")))?;
+
+        let backend = Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
+        let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
+        let gateway_config = gateway::Config {
+            request_timeout: Duration::from_secs(5) + 2 * config.election,
+            leader_loss_timeout: 3 * config.election,
+            stop_timeout: CLIENTS_GRACE,
+            ..gateway::Config::default()
+        };
+        let gateway = Gateway::new(backend, gateway_config, endpoints.clone());
+        let (stop_clients, stop_http) = (CancellationToken::new(), CancellationToken::new());
+        let clients = tokio::spawn(gateway::serve(
+            listeners.client,
+            gateway,
+            stop_clients.clone().cancelled_owned(),
+        ));
+        tokio::spawn(http::serve(listeners.http, endpoints, stop_http.clone().cancelled_owned()));
+        info!(
+            node = %identity.node,
+            name = config.name,
+            cluster = format!("{:016x}", identity.cluster),
+            ranges,
+            clients = config.client_listen,
+            peers = config.peer_listen,
+            http = config.http_listen,
+            "serving"
+        );
+        Ok(Self { handle, transport, vitals, clients, stop_clients, stop_http })
+    }
+
+    /// Ends gracefully; `abandoned` skips all waiting for others.
+    async fn stop(mut self, config: &Config, stop: &mut StopRequests, abandoned: bool) {
+        info!("stopping");
+        self.vitals.set_draining(true);
+        if !abandoned {
+            tokio::select! {
+                () = self.handle.hand_over() => info!("other nodes lead"),
+                () = tokio::time::sleep(config.stop_timeout) => info!("nobody took over in time"),
+                _ = stop.next() => info!("told again to stop: not waiting for others to lead"),
+            }
+        }
+        self.stop_clients.cancel();
+        let grace = if abandoned { Duration::ZERO } else { CLIENTS_GRACE };
+        tokio::select! {
+            // A panic has ended the process already.
+            _ = self.clients => {}
+            () = tokio::time::sleep(grace) => {}
+        }
+        self.stop_http.cancel();
+        let (handle, transport) = (self.handle, self.transport);
+        tokio::task::block_in_place(|| {
+            handle.stop();
+            transport.stop();
+        });
+        info!("stopped");
+    }
+}
+
+/// How a storage error at the start ends the process: with 2 if this node must not use the
+/// directory, with 3 if it cannot.
+fn storage_failure(error: &StorageError) -> Failure {
+    let exit = match error {
+        StorageError::Foreign { .. } | StorageError::InUse { .. } | StorageError::Format { .. } => {
+            Exit::Usage
+        }
+        _ => Exit::Failure,
+    };
+    Failure { exit, line: chain(error) }
+}

@@ -1,0 +1,104 @@
+//! The log and the state of a node, opened; or written for the first time.
+
+use super::identity::{founder, is_founder};
+use super::storage_failure;
+use crate::cli::Failure;
+use crate::config::{Config, InitialClusterState};
+use holdfast_core::bootstrap::Plan;
+use holdfast_core::descriptor::{NodeRecord, NodeState};
+use holdfast_core::effects::ReplicaBoot;
+use holdfast_core::ids::NodeId;
+use holdfast_storage::{Disk, Identity, LogOptions, RaftLog, State, StateOptions, StorageError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::info;
+
+/// Open stores, and the replicas in them.
+pub(super) struct Stores {
+    pub log: Arc<RaftLog>,
+    pub state: State,
+    pub boots: Vec<ReplicaBoot>,
+}
+
+impl Stores {
+    /// Opens the stores of `disk`; those of a node that forms a cluster get their first content.
+    pub(super) fn open(config: &Config, disk: &Disk, identity: &Identity) -> Result<Self, Failure> {
+        Self::try_open(config, disk, identity).map_err(|error| storage_failure(&error))
+    }
+
+    fn try_open(config: &Config, disk: &Disk, identity: &Identity) -> Result<Self, StorageError> {
+        let log = RaftLog::open(&disk.log_dir(), &LogOptions::default())?;
+        let options =
+            StateOptions { cache_bytes: config.cache as usize, ..StateOptions::default() };
+        let state = State::open(&disk.state_path(), options)?;
+        let forms = config.initial_cluster_state == InitialClusterState::New
+            && is_founder(config, identity)
+            && !marker(disk).exists();
+        if forms {
+            write_initial(config, identity, &log, &state)?;
+            mark(disk)?;
+        }
+        let mut boots = Vec::new();
+        for range in log.ranges() {
+            if let Some(mut boot) = log.boot(range)? {
+                boot.applied = state.applied(range).unwrap_or_default();
+                boots.push(boot);
+            }
+        }
+        info!(replicas = boots.len(), "opened {}", disk.dir().display());
+        Ok(Self { log: Arc::new(log), state, boots })
+    }
+}
+
+/// The file that says that the first content was written: never again, even if every range leaves
+/// this node later.
+fn marker(disk: &Disk) -> PathBuf {
+    disk.dir().join("formed")
+}
+
+fn mark(disk: &Disk) -> Result<(), StorageError> {
+    let path = marker(disk);
+    std::fs::File::create(&path)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::File::open(disk.dir())?.sync_all())
+        .map_err(|source| StorageError::Io { action: "write", path, source })
+}
+
+/// Every founder computes the same cluster and writes its own part.
+fn write_initial(
+    config: &Config,
+    identity: &Identity,
+    log: &RaftLog,
+    state: &State,
+) -> Result<(), StorageError> {
+    let me = founder(config);
+    let nodes = config
+        .initial_cluster
+        .members
+        .iter()
+        .enumerate()
+        .map(|(place, member)| {
+            let id = NodeId(place as u64 + 1);
+            NodeRecord {
+                id,
+                name: member.name.clone(),
+                peer_address: member.peer_address.clone(),
+                // Each node tells its own when it starts.
+                client_address: String::new(),
+                http_address: String::new(),
+                state: NodeState::Up,
+            }
+        })
+        .collect();
+    let plan = Plan {
+        cluster: identity.cluster,
+        nodes,
+        replicas: config.replicas,
+        split_keys: config.split_keys.0.clone(),
+    };
+    let (persist, batches) = plan.initial_state(me);
+    log.persist(&persist)?;
+    state.apply(&batches);
+    state.flush()?;
+    Ok(())
+}

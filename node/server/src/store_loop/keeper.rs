@@ -1,0 +1,169 @@
+//! Background work on the disk: flushes of the state, freeing of log files, room.
+//!
+//! Invariants: a failed flush ends the process; the loop hears of what became durable only after it
+//! is. Each kind of work has its own thread, because each may block for long.
+
+use super::mail::{Inbox, Mail};
+use crate::gateway::backend::Vitals;
+use crate::metrics::Metrics;
+use crate::shutdown::{chain, fatal};
+use holdfast_core::effects::Input;
+use holdfast_storage::{Disk, RaftLog, State};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tracing::warn;
+
+/// What was applied is durable in the state after this long at the latest, so that a restart
+/// replays little and the log can be cut.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two looks whether the memtable is full.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Between two rounds of freeing log files.
+const PURGE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two looks whether there was a compaction.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two steps of a removal.
+const PRUNE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Changes looked at in one step of a removal.
+const PRUNE_STEP: usize = 5_000;
+
+/// Between two looks at the room on the disk.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Stops the background threads.
+#[derive(Clone, Default)]
+pub(super) struct StopFlag(Arc<(Mutex<bool>, Condvar)>);
+
+impl StopFlag {
+    pub(super) fn set(&self) {
+        *self.0.0.lock() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits. True if it is time to stop.
+    fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut stop = self.0.0.lock();
+        while !*stop {
+            if self.0.1.wait_until(&mut stop, until).timed_out() {
+                break;
+            }
+        }
+        *stop
+    }
+}
+
+/// What the threads work on.
+#[derive(Clone)]
+pub(super) struct Keeper {
+    pub state: State,
+    pub log: Arc<RaftLog>,
+    pub disk: Arc<Disk>,
+    pub vitals: Arc<Vitals>,
+    pub inbox: Inbox,
+    pub metrics: Arc<Metrics>,
+    pub stop: StopFlag,
+}
+
+impl Keeper {
+    /// Starts the threads.
+    pub(super) fn start(self) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let works: [(&str, fn(&Self)); 4] = [
+            ("flush", Self::flush),
+            ("purge", Self::purge),
+            ("prune", Self::prune),
+            ("room", Self::watch_room),
+        ];
+        works
+            .into_iter()
+            .map(|(name, work)| {
+                let keeper = self.clone();
+                std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&keeper))
+            })
+            .collect()
+    }
+
+    fn flush(&self) {
+        let mut last = Instant::now();
+        while !self.stop.wait(LOOK_INTERVAL) {
+            let due = last.elapsed() >= FLUSH_INTERVAL && self.state.memtable_bytes() > 0;
+            if due || self.state.wants_flush() {
+                flush_now(&self.state, &self.inbox, &self.metrics);
+                last = Instant::now();
+            }
+        }
+    }
+
+    fn purge(&self) {
+        while !self.stop.wait(PURGE_INTERVAL) {
+            if let Err(error) = self.log.purge() {
+                fatal(&chain(&error));
+            }
+        }
+    }
+
+    /// Removes what compactions hid, in small steps, so that the flush is never held up for long.
+    fn prune(&self) {
+        let mut pruned = 0;
+        loop {
+            let wanted = self.vitals.compacted();
+            let pause = if wanted <= pruned {
+                PRUNE_INTERVAL
+            } else {
+                match self.state.prune(wanted, PRUNE_STEP) {
+                    Ok(true) => {
+                        pruned = wanted;
+                        PRUNE_INTERVAL
+                    }
+                    Ok(false) => PRUNE_PAUSE,
+                    Err(error) => fatal(&chain(&error)),
+                }
+            };
+            if self.stop.wait(pause) {
+                return;
+            }
+        }
+    }
+
+    fn watch_room(&self) {
+        let mut was_full = false;
+        loop {
+            match self.disk.room() {
+                Ok(room) => {
+                    self.metrics.disk_room(room.total, room.free);
+                    let full = room.is_full();
+                    if full != was_full {
+                        warn!(free = room.free, total = room.total, "disk full: {full}");
+                        self.inbox.post(Mail::Input(Box::new(Input::DiskFull { full })));
+                        was_full = full;
+                    }
+                }
+                Err(error) => warn!("{}", chain(&error)),
+            }
+            if self.stop.wait(ROOM_INTERVAL) {
+                return;
+            }
+        }
+    }
+}
+
+/// Makes the state durable and tells the loop.
+pub(super) fn flush_now(state: &State, inbox: &Inbox, metrics: &Metrics) {
+    let start = Instant::now();
+    match state.flush() {
+        Ok(applied) => {
+            metrics.flush(start.elapsed());
+            let applied =
+                applied.into_iter().map(|(range, applied)| (range, applied.index)).collect();
+            inbox.post(Mail::Input(Box::new(Input::StateDurable { applied })));
+        }
+        Err(error) => fatal(&chain(&error)),
+    }
+}

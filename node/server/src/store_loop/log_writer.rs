@@ -1,0 +1,74 @@
+//! The thread that writes the raft log: everything that waits goes into one write with one fsync.
+//!
+//! Invariants: writes keep their order; `Persisted` follows only what is durable; a failed write
+//! ends the process.
+
+use super::mail::{Inbox, Mail};
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::shutdown::{chain, fatal};
+use holdfast_core::effects::Persist;
+use holdfast_storage::RaftLog;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Far enough away to be never; the mailbox wants a time.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the thread is asked.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Write.
+    Write(Persist),
+    /// End, after what was asked before.
+    Stop,
+}
+
+/// Where writes are queued.
+pub(super) type Queue = Arc<Mailbox<Job>>;
+
+/// Starts the thread.
+pub(super) fn start(
+    log: Arc<RaftLog>,
+    queue: Queue,
+    inbox: Inbox,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || run(&log, &queue, &inbox, &metrics))
+}
+
+fn run(log: &RaftLog, queue: &Queue, inbox: &Inbox, metrics: &Metrics) {
+    let mut jobs = Vec::new();
+    let mut writes = Vec::new();
+    loop {
+        queue.take(&mut jobs, Instant::now() + IDLE);
+        let mut sequence = None;
+        let mut sync = false;
+        let mut stop = false;
+        for job in jobs.drain(..) {
+            match job {
+                Job::Write(persist) => {
+                    sequence = Some(persist.sequence);
+                    sync |= persist.sync;
+                    writes.extend(persist.writes);
+                }
+                Job::Stop => stop = true,
+            }
+        }
+        if let Some(sequence) = sequence {
+            let start = Instant::now();
+            if let Err(error) = log.write(&writes, sync) {
+                fatal(&chain(&error));
+            }
+            metrics.log_write(writes.len(), sync, start.elapsed());
+            writes.clear();
+            inbox.post(Mail::Persisted { sequence });
+        }
+        if stop {
+            return;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the store loop lets the rest of the process know, a few times a second.
+
+use crate::gateway::backend::{RangeView, View, Vitals};
+use holdfast_core::ids::{NodeId, RangeId};
+use holdfast_core::status::{ReplicaStatus, Status};
+use std::collections::BTreeMap;
+
+/// A log entry's size, for estimates of what is still to be copied.
+const ENTRY_BYTES: u64 = 512;
+
+/// Publishes a status.
+pub(super) fn publish(vitals: &Vitals, status: &Status) {
+    vitals.raise_revision(status.revision);
+    vitals.set_compacted(status.compacted);
+    vitals.set_sequencer(status.term, status.sequencer);
+    vitals.set_indexes(status.index, status.applied);
+    let has_leader = status
+        .sequencer
+        .is_some_and(|node| node == status.node || status.reachable.contains(&node));
+    vitals.set_has_leader(has_leader);
+    let view = view(status);
+    if *vitals.view() != view {
+        vitals.publish(view);
+    }
+}
+
+fn view(status: &Status) -> View {
+    let known: BTreeMap<RangeId, _> =
+        status.ranges.iter().map(|range| (range.descriptor.id, range)).collect();
+    let replicas = status
+        .replicas
+        .iter()
+        .filter_map(|replica| {
+            let range = known.get(&replica.range)?;
+            let leader = if replica.leader { Some(status.node) } else { range.leaseholder };
+            Some(RangeView {
+                descriptor: range.descriptor.clone(),
+                leader,
+                term: replica.term,
+                applied: replica.applied,
+                leaseholder: replica.leaseholder,
+                caught_up: caught_up(replica, status.node),
+                bytes_remaining: bytes_remaining(replica),
+            })
+        })
+        .collect();
+    View {
+        nodes: status.nodes.clone(),
+        reachable: status.reachable.clone(),
+        alarms: status.alarms.clone(),
+        directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
+        replicas,
+    }
+}
+
+fn caught_up(replica: &ReplicaStatus, me: NodeId) -> Vec<NodeId> {
+    if !replica.leaseholder {
+        return Vec::new();
+    }
+    let followers = replica.followers.iter().filter(|(_, _, fine)| *fine).map(|(node, ..)| *node);
+    let mut nodes: Vec<NodeId> = followers.chain([me]).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
+fn bytes_remaining(replica: &ReplicaStatus) -> u64 {
+    let behind = replica
+        .followers
+        .iter()
+        .filter(|(_, _, fine)| !fine)
+        .map(|(_, matched, _)| replica.last_index.saturating_sub(*matched));
+    behind.sum::<u64>() * ENTRY_BYTES
+}

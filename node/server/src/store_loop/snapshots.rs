@@ -1,0 +1,153 @@
+//! Raft snapshots: building and sending, receiving and installing, off the store loop.
+//!
+//! Invariants: what changes the state (build, install, destroy) is done in the order in which the
+//! core asked for it, by one thread; streams run beside it, a few at a time. A failed write to the
+//! state ends the process.
+
+use super::mail::{Inbox, Mail, SnapshotSink};
+use crate::shutdown::{chain, fatal};
+use crate::transport::{Part, SnapshotReceiver, Transport};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use holdfast_core::effects::{Input, SnapshotEffect};
+use holdfast_core::ids::{NodeId, RangeId, ReplicaId};
+use holdfast_core::message::Message;
+use holdfast_storage::State;
+use holdfast_storage::state::PinnedSnapshot;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// Snapshots that are sent at the same time. The rate limit is shared, so more would only make
+/// each slower.
+const STREAMS: usize = 2;
+
+/// A pinned state that nobody asked to stream is let go after this: it keeps disk space.
+const PIN_MAX: Duration = Duration::from_secs(60);
+
+/// What to do.
+pub(super) type Job = SnapshotEffect;
+
+/// What it takes.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub state: State,
+    pub transport: Arc<Transport>,
+    pub inbox: Inbox,
+}
+
+/// One snapshot to send.
+struct Stream {
+    range: RangeId,
+    to: ReplicaId,
+    node: NodeId,
+    message: Message,
+    pinned: Option<PinnedSnapshot>,
+}
+
+/// Starts the threads; they end when the sender is dropped.
+pub(super) fn start(tools: &Tools) -> io::Result<Sender<Job>> {
+    let (jobs_sender, jobs) = unbounded();
+    let (streams_sender, streams) = unbounded();
+    for number in 0..STREAMS {
+        let (tools, streams) = (tools.clone(), streams.clone());
+        std::thread::Builder::new()
+            .name(format!("stream-{number}"))
+            .spawn(move || send_streams(&tools, &streams))?;
+    }
+    let tools = tools.clone();
+    std::thread::Builder::new()
+        .name("snapshot".to_owned())
+        .spawn(move || run(&tools, &jobs, &streams_sender))?;
+    Ok(jobs_sender)
+}
+
+fn run(tools: &Tools, jobs: &Receiver<Job>, streams: &Sender<Stream>) {
+    let mut pinned: HashMap<(RangeId, ReplicaId), (PinnedSnapshot, Instant)> = HashMap::new();
+    for job in jobs {
+        pinned.retain(|_, (_, since)| since.elapsed() < PIN_MAX);
+        match job {
+            SnapshotEffect::Build { range, to, span } => {
+                let built = tools.state.pin(range, &span).unwrap_or_else(|error| {
+                    fatal(&chain(&error));
+                });
+                let applied = built.as_ref().map(PinnedSnapshot::applied);
+                if let Some(built) = built {
+                    pinned.insert((range, to), (built, Instant::now()));
+                }
+                tell(&tools.inbox, Input::SnapshotBuilt { range, to, applied });
+            }
+            SnapshotEffect::Stream { range, to, node, message } => {
+                let pinned = pinned.remove(&(range, to)).map(|(pinned, _)| pinned);
+                let stream = Stream { range, to, node, message, pinned };
+                streams.send(stream).expect("the streaming threads live as long as this one");
+            }
+            SnapshotEffect::Install { range, staged, applied, clear } => {
+                if let Err(error) = tools.state.install(staged, range, applied, &clear) {
+                    fatal(&chain(&error));
+                }
+                info!(%range, index = applied.index, "raft snapshot installed");
+                tell(&tools.inbox, Input::SnapshotInstalled { range });
+            }
+            SnapshotEffect::Destroy { range, clear } => {
+                if let Err(error) = tools.state.wipe(range, &clear) {
+                    fatal(&chain(&error));
+                }
+                info!(%range, "replica removed");
+            }
+        }
+    }
+}
+
+fn send_streams(tools: &Tools, streams: &Receiver<Stream>) {
+    for stream in streams {
+        let (range, to, node) = (stream.range, stream.to, stream.node);
+        let sent = send(tools, stream);
+        match &sent {
+            Ok(()) => info!(%range, %node, "raft snapshot sent"),
+            Err(error) => warn!(%range, %node, "raft snapshot not sent: {error}"),
+        }
+        tell(&tools.inbox, Input::SnapshotSent { range, to, ok: sent.is_ok() });
+    }
+}
+
+fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
+    let pinned = stream.pinned.ok_or_else(|| io::Error::other("its state was let go"))?;
+    let mut sender = tools.transport.open_snapshot(stream.node)?;
+    for chunk in pinned.chunks() {
+        sender.send(&chunk)?;
+    }
+    sender.finish(&stream.message)
+}
+
+/// What takes raft snapshots that arrive.
+pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
+    let (state, inbox) = (state.clone(), Arc::clone(inbox));
+    let last_staged = AtomicU64::new(0);
+    // Staging of one sender's attempts must not interleave with its next one's installation.
+    let one_at_a_time = Mutex::new(());
+    Box::new(move |from, mut receiver: SnapshotReceiver| {
+        let _turn = one_at_a_time.lock();
+        let staged = last_staged.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut staging = state.stage(staged).map_err(io::Error::other)?;
+        let message = loop {
+            match receiver.receive()? {
+                Part::Data(piece) => {
+                    staging.push(&Bytes::copy_from_slice(piece)).map_err(io::Error::other)?;
+                }
+                Part::End(message) => break *message,
+            }
+        };
+        staging.finish().map_err(io::Error::other)?;
+        tell(&inbox, Input::SnapshotStaged { from, message, staged });
+        receiver.acknowledge()
+    })
+}
+
+fn tell(inbox: &Inbox, input: Input) {
+    inbox.post(Mail::Input(Box::new(input)));
+}
