@@ -10,9 +10,7 @@ use crate::ids::{Index, RangeId, ReplicaId, Term};
 use crate::log_view::LogView;
 use crate::state::Applied;
 use protobuf::Message as _;
-use raft::eraftpb::{
-    ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, Snapshot,
-};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, ReadState, Ready, StateRole, Storage};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -213,8 +211,8 @@ impl Group {
 
     /// A message from another member.
     pub fn step(&mut self, message: Message) {
-        // A follower's raft library forwards these; what a deposed leader decided must not enter
-        // its successor's log, nor its question be answered in the successor's name (docs/protocol.md, I6).
+        // A follower's raft library forwards these. What a deposed leader decided must not enter
+        // its successor's log, nor its question be answered in its successor's name (I6).
         let forwarded =
             matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
         if self.installing.is_some() || forwarded {
