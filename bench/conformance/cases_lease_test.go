@@ -127,7 +127,7 @@ func leaseCases() []Case {
 		}},
 		{"lease/keep-alive-through-every-node", func(s *Script) {
 			s.Grant(&pb.LeaseGrantRequest{ID: s.LeaseID(1), TTL: 600})
-			s.everywhere(func() { s.KeepAlive(s.LeaseID(1)) })
+			s.everywhereCaughtUp(func() { s.KeepAlive(s.LeaseID(1)) })
 		}},
 		{"lease/time-to-live-through-every-node", func(s *Script) {
 			s.Grant(&pb.LeaseGrantRequest{ID: s.LeaseID(1), TTL: 600})

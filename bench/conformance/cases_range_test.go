@@ -271,3 +271,12 @@ func (s *Script) everywhere(body func()) {
 		side.Close()
 	}
 }
+
+// everywhereCaughtUp does so once each node has the present revision: some answers carry
+// the revision of the node itself.
+func (s *Script) everywhereCaughtUp(body func()) {
+	s.everywhere(func() {
+		s.Quietly(func() { s.Get("") })
+		body()
+	})
+}

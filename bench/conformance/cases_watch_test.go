@@ -361,7 +361,7 @@ func watchStartCases() []Case {
 			if len(events) == 0 {
 				return
 			}
-			s.everywhere(func() {
+			s.everywhereCaughtUp(func() {
 				v := s.Watch()
 				id := v.Create(&pb.WatchCreateRequest{Key: s.Key(""), RangeEnd: s.End(""), StartRevision: events[0].Kv.ModRevision + 1})
 				v.Events(id, 2)
