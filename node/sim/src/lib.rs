@@ -2,3 +2,15 @@
 //! exhaustively, and (in its own modules) the real code under simulated faults.
 
 pub mod model;
+
+pub mod clock;
+
+pub mod disk;
+
+pub mod network;
+
+pub mod sabotage;
+
+pub mod invariants;
+
+pub mod world;

@@ -1,0 +1,150 @@
+//! What goes wrong between and around the nodes: sessions, partitions, pauses, clocks.
+
+use super::{Event, NodeEvent, World};
+use crate::network::Fate;
+use holdfast_core::effects::Millis;
+use holdfast_core::ids::NodeId;
+use holdfast_core::message::{self, Message};
+use rand::Rng;
+
+/// Between two attempts to connect.
+const RECONNECT_MS: Millis = 100;
+
+impl World {
+    /// Sends a message on its way.
+    pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, message: &Message) {
+        if matches!(message, Message::Raft { .. })
+            && self.drop_one_in > 0
+            && self.rng.random_ratio(1, self.drop_one_in)
+        {
+            self.coverage.dropped += 1;
+            return;
+        }
+        let bytes = message::encode(message);
+        let now = self.now;
+        match self.network.fate(now, from, to, &mut self.rng) {
+            Fate::Arrives(at, session) => self.deliver(from, to, at, session, bytes),
+            Fate::Held(session) => self.network.hold(from, to, session, bytes),
+            Fate::Lost => {}
+        }
+    }
+
+    fn deliver(&mut self, from: NodeId, to: NodeId, at: Millis, session: u64, bytes: Vec<u8>) {
+        let life = self.nodes[&to].life;
+        self.schedule_at(at, Event::Node(to, life, NodeEvent::Deliver { from, session, bytes }));
+    }
+
+    pub(super) fn try_connect(&mut self, a: NodeId, b: NodeId) {
+        if self.network.session(a, b).is_some() {
+            return;
+        }
+        let (one, other) = (&self.nodes[&a], &self.nodes[&b]);
+        if !one.is_up() || !other.is_up() {
+            // The one that starts later tries again.
+            return;
+        }
+        let open = self.network.is_open(a, b) && self.network.is_open(b, a);
+        if !open || one.paused || other.paused {
+            self.schedule(RECONNECT_MS, Event::Connect(a, b));
+            return;
+        }
+        let session = self.network.connect(a, b);
+        for (node, peer) in [(a, b), (b, a)] {
+            let now = self.now;
+            let at = self.network.arrival(now, peer, node, &mut self.rng);
+            let life = self.nodes[&node].life;
+            let event = NodeEvent::Connected { peer, session };
+            self.schedule_at(at, Event::Node(node, life, event));
+        }
+    }
+
+    /// Breaks the session between two nodes, if there is one.
+    pub fn reset(&mut self, a: NodeId, b: NodeId) {
+        self.coverage.resets += 1;
+        self.end_session(a, b, false);
+        let after = self.rng.random_range(1..RECONNECT_MS);
+        self.schedule(after, Event::Connect(a, b));
+    }
+
+    /// `refused`: whoever still runs learns that the other's process is gone.
+    pub(super) fn end_session(&mut self, a: NodeId, b: NodeId, refused: bool) {
+        if self.network.disconnect(a, b).is_none() {
+            return;
+        }
+        for (node, peer) in [(a, b), (b, a)] {
+            if self.nodes[&node].is_up() {
+                // In the order of the stream: what was sent before is dropped by its session.
+                let now = self.now;
+                let at = self.network.arrival(now, peer, node, &mut self.rng);
+                let life = self.nodes[&node].life;
+                let refused = refused && !self.nodes[&peer].is_up();
+                self.schedule_at(at, Event::Node(node, life, NodeEvent::Lost { peer, refused }));
+            }
+        }
+    }
+
+    /// Silently stops messages in one direction.
+    pub fn block(&mut self, from: NodeId, to: NodeId) {
+        self.coverage.partitions += 1;
+        self.network.block(from, to);
+    }
+
+    /// Opens all directions. What was held arrives now, or its session broke meanwhile.
+    pub fn heal(&mut self) {
+        for (from, to) in self.network.blocked() {
+            let held = self.network.unblock(from, to);
+            if self.rng.random_bool(0.5) {
+                self.reset(from, to);
+                continue;
+            }
+            for (session, bytes) in held {
+                if self.network.session(from, to) == Some(session) {
+                    let now = self.now;
+                    let at = self.network.arrival(now, from, to, &mut self.rng);
+                    self.deliver(from, to, at, session, bytes);
+                }
+            }
+        }
+    }
+
+    /// Stops a node's process for a while.
+    pub fn pause(&mut self, node: NodeId, time: Millis) {
+        let sim = self.sim(node);
+        if sim.core.is_none() || sim.paused {
+            return;
+        }
+        sim.paused = true;
+        let life = sim.life;
+        self.coverage.pauses += 1;
+        self.schedule(time, Event::Wake(node, life));
+    }
+
+    pub(super) fn wake(&mut self, node: NodeId, life: u64) {
+        let sim = self.sim(node);
+        if sim.life != life {
+            return;
+        }
+        sim.paused = false;
+        sim.tick_deferred = false;
+        let mut deferred = std::mem::take(&mut sim.deferred);
+        // The order in which a woken process finds its timer and its mail is open.
+        if self.rng.random_bool(0.5)
+            && let Some(tick) = deferred.iter().position(|event| matches!(event, NodeEvent::Tick))
+            && let Some(tick) = deferred.remove(tick)
+        {
+            deferred.push_front(tick);
+        }
+        for event in deferred {
+            if self.nodes[&node].life == life {
+                self.node_event_now(node, event);
+            }
+        }
+    }
+
+    /// Lets a node's clock jump forward.
+    pub fn jump(&mut self, node: NodeId, by: Millis) {
+        let now = self.now;
+        self.coverage.jumps += 1;
+        self.sim(node).clock.jump(now, by);
+    }
+}

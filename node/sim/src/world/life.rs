@@ -1,0 +1,177 @@
+//! A node of the world: disks that outlive its processes, and the process that runs now.
+
+use super::{Event, Happening, NodeEvent, World};
+use crate::clock::Clock;
+use crate::disk::state::RangeImage;
+use crate::disk::{LogDisk, StateDisk};
+use crate::invariants::Sight;
+use holdfast_core::bootstrap::Plan;
+use holdfast_core::effects::Millis;
+use holdfast_core::ids::{Index, NodeId, RangeId};
+use holdfast_core::key::Span;
+use holdfast_core::node::{Config, Node};
+use rand::Rng;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A raft snapshot being installed.
+#[derive(Debug)]
+pub(crate) struct Install {
+    pub image: RangeImage,
+    pub clear: Vec<Span>,
+}
+
+/// See the module.
+pub struct SimNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Counts its processes.
+    pub life: u64,
+    /// The process, if one runs.
+    pub core: Option<Node>,
+    /// The raft log.
+    pub log: LogDisk,
+    /// The applied state.
+    pub state: StateDisk,
+    /// Its clock.
+    pub clock: Clock,
+    /// It does not run, but exists.
+    pub paused: bool,
+    pub(crate) deferred: VecDeque<NodeEvent>,
+    pub(crate) tick_deferred: bool,
+    pub(crate) sessions: BTreeMap<NodeId, u64>,
+    pub(crate) turn_due: bool,
+    pub(crate) turns: u64,
+    pub(crate) disk_busy_until: Millis,
+    pub(crate) handed_over: bool,
+    pub(crate) pins: BTreeMap<(RangeId, Index), RangeImage>,
+    pub(crate) staged: BTreeMap<u64, RangeImage>,
+    pub(crate) next_staged: u64,
+    /// A restart is planned.
+    pub(crate) starting: bool,
+}
+
+impl SimNode {
+    /// A node with the disks of a new cluster, not running.
+    pub(crate) fn formatted(id: NodeId, plan: &Plan) -> Self {
+        let (persist, batches) = plan.initial_state(id);
+        let log = LogDisk::default();
+        log.persist(persist);
+        log.carry_out();
+        let mut state = StateDisk::default();
+        for batch in batches {
+            state.apply(batch);
+        }
+        state.flush(usize::MAX);
+        Self {
+            id,
+            life: 0,
+            core: None,
+            log,
+            state,
+            clock: Clock::new(1, 0, 1_000_000),
+            paused: false,
+            deferred: VecDeque::new(),
+            tick_deferred: false,
+            sessions: BTreeMap::new(),
+            turn_due: false,
+            turns: 0,
+            disk_busy_until: 0,
+            handed_over: false,
+            pins: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            next_staged: 1,
+            starting: true,
+        }
+    }
+
+    /// True if a process runs (it may be paused).
+    pub fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+}
+
+impl World {
+    /// Starts a node's process from its disks.
+    pub(super) fn start(&mut self, node: NodeId) {
+        let clock = self.new_clock();
+        let now = self.now;
+        let incarnation = self.next_incarnation;
+        self.next_incarnation += 1;
+        let (election_ms, log_budget) = (self.options.election_ms, self.options.log_budget);
+        let sim = self.sim(node);
+        sim.starting = false;
+        if sim.core.is_some() {
+            return;
+        }
+        sim.life += 1;
+        sim.clock = clock;
+        let mut config = Config::new(node, incarnation);
+        config.election_ms = election_ms;
+        config.log_budget = log_budget;
+        let mut boots = sim.log.boots();
+        for boot in &mut boots {
+            boot.applied = sim.state.memory().applied(boot.range).unwrap_or_default();
+        }
+        let own_now = sim.clock.at(now);
+        let core = Node::new(config, own_now, Arc::new(sim.log.clone()), &sim.state, boots)
+            .expect("a node can read what it wrote");
+        sim.core = Some(core);
+        sim.turn_due = false;
+        self.checks.see(&self.nodes, &Sight::Started { node });
+        self.post(node, 0, NodeEvent::Tick);
+        self.plan_flush(node);
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|id| *id != node).collect();
+        for other in others {
+            let after = self.rng.random_range(1..20);
+            self.schedule(after, Event::Connect(node, other));
+        }
+        if self.options.verbose {
+            println!("{now} {node} starts, life {}", self.nodes[&node].life);
+        }
+    }
+
+    /// Ends a node's process. With `power`, the disks lose what was not synced; without, the
+    /// operating system goes on and writes it all.
+    pub fn crash(&mut self, node: NodeId, power: bool) {
+        let sim = self.sim(node);
+        if sim.core.take().is_none() {
+            return;
+        }
+        sim.life += 1;
+        sim.paused = false;
+        sim.deferred.clear();
+        sim.tick_deferred = false;
+        sim.sessions.clear();
+        sim.turn_due = false;
+        sim.handed_over = false;
+        sim.pins.clear();
+        sim.staged.clear();
+        sim.disk_busy_until = 0;
+        let at_risk = sim.log.at_risk();
+        let kept = if power { self.rng.random_range(0..=at_risk) } else { at_risk };
+        let sim = self.sim(node);
+        sim.log.crash(kept);
+        sim.state.crash();
+        self.coverage.crashes += 1;
+        self.coverage.lost_writes += (at_risk - kept) as u64;
+        self.checks.see(&self.nodes, &Sight::Crashed { node });
+        self.happenings.push_back(Happening::Crashed(node));
+        if self.options.verbose {
+            println!("{} {node} ends, {kept} of {at_risk} writes kept", self.now);
+        }
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|id| *id != node).collect();
+        for other in others {
+            self.end_session(node, other, !power);
+        }
+    }
+
+    /// Starts a node's process after a while.
+    pub fn restart(&mut self, node: NodeId, after: Millis) {
+        let sim = self.sim(node);
+        if sim.core.is_none() && !sim.starting {
+            sim.starting = true;
+            self.schedule(after, Event::Start(node));
+        }
+    }
+}
