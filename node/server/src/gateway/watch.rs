@@ -72,8 +72,9 @@ impl Stream for WatchStream {
                     stream.session.on_request(request);
                     continue;
                 }
-                // The client is done, or gone.
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(None),
+                // The client is done, gone, or sends what is no request.
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
                 Poll::Pending => {}
             }
             match stream.session.poll_news(context) {
