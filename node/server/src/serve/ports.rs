@@ -37,9 +37,12 @@ impl Ports {
 
     /// Opens the ports.
     pub(super) fn listen(self) -> io::Result<Listeners> {
+        let peer = self.peer.listen(BACKLOG)?.into_std()?;
+        // Peers have threads of their own, which wait.
+        peer.set_nonblocking(false)?;
         Ok(Listeners {
             client: self.client.listen(BACKLOG)?,
-            peer: self.peer.listen(BACKLOG)?.into_std()?,
+            peer,
             http: self.http.listen(BACKLOG)?,
         })
     }

@@ -1,0 +1,20 @@
+//! Real processes: a development cluster is formed, used, hurt and healed.
+//!
+//! Every test has a cluster of its own, in a directory of its own, on ports of its own. They take
+//! turns, because each wants the whole machine. Nothing sleeps for a guessed time: tests wait for
+//! what they want to see, and fail when it does not come.
+
+#[path = "process/bad_input.rs"]
+mod bad_input;
+
+#[path = "process/cluster.rs"]
+mod cluster;
+
+#[path = "process/faults.rs"]
+mod faults;
+
+#[path = "process/history.rs"]
+mod history;
+
+#[path = "process/lifecycle.rs"]
+mod lifecycle;
