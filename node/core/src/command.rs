@@ -88,6 +88,8 @@ pub enum MetaChange {
         node: NodeId,
         /// The range this one was cut from, with its generation after the cut.
         parent: Option<(RangeId, u64)>,
+        /// Ranges cut off this one, in key order.
+        cut_off: Vec<RangeDescriptor>,
     },
     /// A new node.
     Join {

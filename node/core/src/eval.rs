@@ -621,10 +621,7 @@ fn range_read(
     span: &Span,
     get: &dyn Fn(&[u8]) -> Option<Version>,
 ) -> RangeResult {
-    let kv = |key: &Bytes, mut version: Version| {
-        if range.keys_only {
-            version.value = Some(Bytes::new());
-        }
+    let kv = |key: &Bytes, version: Version| {
         to_kv(key, &version).expect("scans give live versions only")
     };
     if span.is_empty() {
@@ -701,6 +698,13 @@ pub fn finish_range(range: &RangeOp, mut kvs: Vec<KeyValue>) -> (Vec<KeyValue>, 
         });
         if order == SortOrder::Descend {
             kvs.reverse();
+        }
+    }
+    if range.keys_only {
+        // etcd 3.7 leaves the lease out too.
+        for kv in &mut kvs {
+            kv.value = Bytes::new();
+            kv.lease = 0;
         }
     }
     let more = range.limit > 0 && kvs.len() as i64 > range.limit;

@@ -45,6 +45,7 @@ pub fn scan(
     from: Revision,
     to: Revision,
     prev_kv: bool,
+    compacted: Revision,
     state: &dyn StateReads,
 ) -> (Vec<Event>, Revision) {
     let mut events: Vec<Event> = Vec::new();
@@ -57,7 +58,7 @@ pub fn scan(
             return ControlFlow::Break(());
         }
         bytes += key.len() + version.value.as_ref().map_or(0, Bytes::len) + 64;
-        let prev = prev_kv
+        let prev = (prev_kv && version.mod_revision > compacted)
             .then(|| {
                 let revision = version.mod_revision;
                 state.at(&key, revision - 1).and_then(|prev| to_kv(&key, &prev))

@@ -79,6 +79,8 @@ pub enum Cookie {
     Read(Asker, Op),
     /// The current revision, to plan again with.
     Probe(Asked),
+    /// The current revision, as proof that a range without keys of a lease is still led here.
+    Cleared(Asked),
     /// The current revision, as the range's watermark.
     Watermark,
 }
@@ -293,7 +295,9 @@ impl Leaseholder {
             }
         }
         if mutations.is_empty() {
-            return out.done(asked.asker, Ok(Response::LeaseRevoke { revision: 0 }));
+            // A deposed leaseholder may not see keys that its successor has.
+            out.questions.push((SequencerItemKind::Read, Cookie::Cleared(asked)));
+            return;
         }
         self.push(asked, Change::Keys(mutations), None, Vec::new(), out);
     }
@@ -348,6 +352,9 @@ impl Leaseholder {
             }
             (Cookie::Probe(asked), SequencerReply::Current(_)) => {
                 self.admit(asked, true, view, out);
+            }
+            (Cookie::Cleared(asked), SequencerReply::Current(_)) => {
+                out.done(asked.asker, Ok(Response::LeaseRevoke { revision: 0 }));
             }
             (Cookie::Watermark, SequencerReply::Current(revision)) => self.watermark = revision,
             // Fenced: another leader is registered; the node takes the lease away.
@@ -565,7 +572,7 @@ pub fn refuse_cookie(cookie: Cookie, hint: Option<NodeId>, out: &mut Out) {
     let reason = Misrouted::NotLeaseholder { hint };
     match cookie {
         Cookie::Read(asker, _) => out.misrouted(asker, reason),
-        Cookie::Probe(asked) => out.misrouted(asked.asker, reason),
+        Cookie::Probe(asked) | Cookie::Cleared(asked) => out.misrouted(asked.asker, reason),
         // Its asker was told when the lease went.
         Cookie::Write(_) | Cookie::Watermark => {}
     }

@@ -15,6 +15,15 @@ use serde::{Deserialize, Serialize};
 /// Version of the encoding below.
 pub const MESSAGE_VERSION: u8 = 1;
 
+/// Names one stream of questions to the sequencer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SessionId {
+    /// The asking process: never used by another run of any node.
+    pub incarnation: u64,
+    /// Counts the sessions of that process.
+    pub number: u64,
+}
+
 /// One message between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -46,7 +55,7 @@ pub enum Message {
     /// Ordered questions to the sequencer.
     SequencerAsk {
         /// The session; a new one starts the stream anew.
-        session: u64,
+        session: SessionId,
         /// Number of the first item in the session, from 0, without gaps.
         first: u64,
         /// The questions.
@@ -55,7 +64,7 @@ pub enum Message {
     /// Ordered answers of the sequencer.
     SequencerAnswer {
         /// The session.
-        session: u64,
+        session: SessionId,
         /// Number of the first item answered.
         first: u64,
         /// One answer an item.
@@ -66,7 +75,7 @@ pub enum Message {
     /// This node is not the sequencer, or not ready: start a new session.
     SequencerRefused {
         /// The session.
-        session: u64,
+        session: SessionId,
     },
     /// The sequencer's counter moved: ranges with watches may want to ask. No safety meaning.
     SequencerHint {
@@ -193,6 +202,9 @@ pub enum MetaRequest {
         node: NodeId,
         /// The range this one was cut from, with its generation after the cut.
         parent: Option<(RangeId, u64)>,
+        /// Ranges that were cut off this one and that the directory may not know yet, each with
+        /// the range it was cut from before it in the list.
+        cut_off: Vec<RangeDescriptor>,
     },
     /// A new, empty node wants to join.
     Join {

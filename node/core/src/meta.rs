@@ -261,7 +261,19 @@ impl MetaState {
                 self.scalars_row(rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
-            MetaChange::Register { descriptor, term, node, parent } => {
+            MetaChange::Register { descriptor, term, node, parent, cut_off } => {
+                if let Some((parent, _)) = parent {
+                    self.inherit_leases(*parent, descriptor.id, rows);
+                }
+                let mut left = descriptor.id;
+                for child in cut_off {
+                    self.inherit_leases(left, child.id, rows);
+                    left = child.id;
+                    if !self.ranges.contains_key(&child.id) {
+                        row(rows, b'R', child.id.0, Some(child));
+                    }
+                    self.learn(child);
+                }
                 self.register(
                     descriptor,
                     Registration { term: *term, node: *node, generation: descriptor.generation },
@@ -313,6 +325,19 @@ impl MetaState {
                 self.scalars_row(rows);
                 let alarms = self.scalars.alarms.iter().copied().collect();
                 MetaAnswer::Client(Ok(Response::Alarm { alarms }))
+            }
+        }
+    }
+
+    /// A range that was cut off another may hold keys of the same leases. Only the first word of
+    /// it counts: later its own attachments are logged.
+    fn inherit_leases(&mut self, from: RangeId, to: RangeId, rows: &mut Vec<SystemRow>) {
+        if self.registrations.contains_key(&to) {
+            return;
+        }
+        for (id, lease) in &mut self.leases {
+            if lease.ranges.contains(&from) && lease.ranges.insert(to) {
+                row(rows, b'L', *id as u64, Some(&*lease));
             }
         }
     }

@@ -130,6 +130,8 @@ pub struct Node {
     /// First revision that this sequencer grants.
     first_next: Revision,
     known_peers: Vec<(NodeId, String)>,
+    /// When a hand-over of the sequencer counts as failed.
+    resume_at: Millis,
     /// When members are planned again (on the meta range's leader).
     plan_at: Millis,
     /// Raft snapshots received, waiting for the raft library to take them.
@@ -149,7 +151,8 @@ impl Node {
         boots: Vec<ReplicaBoot>,
     ) -> Result<Self, String> {
         let mut node = Self {
-            router: Router::new(config.incarnation),
+            session: Session::new(config.incarnation),
+            router: Router::new(),
             config,
             now,
             last_tick: now,
@@ -158,7 +161,6 @@ impl Node {
             meta: MetaState::default(),
             service: MetaService::default(),
             sequencer: Sequencer::new(),
-            session: Session::new(),
             session_retry_at: None,
             watching: Watching::default(),
             peers: BTreeMap::new(),
@@ -175,6 +177,7 @@ impl Node {
             counters: Counters::default(),
             first_next: 0,
             known_peers: Vec::new(),
+            resume_at: 0,
             plan_at: 0,
             staged: BTreeMap::new(),
         };
@@ -471,6 +474,7 @@ impl Node {
         state: &dyn StateReads,
         run: impl FnOnce(&mut crate::leaseholder::Leaseholder, &View<'_>, &mut Out) -> R,
     ) -> Option<R> {
+        let out_of_space = self.out_of_space();
         let replica = self.replicas.get_mut(&range)?;
         if !replica.holds_lease() {
             return None;
@@ -482,7 +486,7 @@ impl Node {
             span: &descriptor.span,
             known: self.session.known(),
             compacted: self.session.compacted().max(self.meta.compacted()),
-            full: self.full,
+            full: self.full || out_of_space,
         };
         let result = run(&mut replica.leaseholder, &view, &mut self.out);
         let (term, generation) = (replica.group.term(), descriptor.generation);
@@ -655,6 +659,11 @@ impl Node {
                 writes,
             });
         }
+    }
+
+    /// Writes are refused as long as the alarm is raised, as in etcd.
+    fn out_of_space(&self) -> bool {
+        self.meta.alarms().iter().any(|(_, kind)| *kind == crate::request::AlarmKind::NoSpace)
     }
 
     /// Is this node marked as one that leads nothing?

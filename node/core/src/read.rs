@@ -72,6 +72,8 @@ pub enum ReadWork {
         to: Revision,
         /// With previous values.
         prev_kv: bool,
+        /// History below this is gone.
+        compacted: Revision,
     },
 }
 

@@ -25,6 +25,8 @@ use std::collections::BTreeMap;
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
 /// Key of the system row with the raft members.
 pub const MEMBERS_ROW: &[u8] = b"members";
+/// Key of the system row with the range that this one was cut off, and its generation then.
+pub const PARENT_ROW: &[u8] = b"parent";
 /// Key of the system row with the newest applied revision.
 pub const REVISION_ROW: &[u8] = b"revision";
 
@@ -114,7 +116,8 @@ pub struct Replica {
     pub campaign_in: Option<u32>,
     /// A watermark question is under way.
     pub asking_watermark: bool,
-    /// Where the parent was cut to make this range, until registered.
+    /// The range that this one was cut off, with its generation after the cut: its leader must
+    /// not serve with an older one once this range has a leader.
     pub parent: Option<(RangeId, u64)>,
     /// The last leader seen, for routing.
     pub last_leader: Option<NodeId>,
@@ -185,6 +188,13 @@ impl Replica {
             Some(value) => postcard::from_bytes(value)
                 .map_err(|error| format!("malformed revision of {}: {error}", self.range))?,
             None => 0,
+        };
+        self.parent = match find(PARENT_ROW) {
+            Some(value) => Some(
+                postcard::from_bytes(value)
+                    .map_err(|error| format!("malformed parent of {}: {error}", self.range))?,
+            ),
+            None => None,
         };
         self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
         Ok(())
@@ -308,7 +318,17 @@ impl Replica {
                 for command in commands {
                     let start = done.batch.mutations.len();
                     match command.change {
-                        Change::Keys(mutations) => done.batch.mutations.extend(mutations),
+                        Change::Keys(mutations) => {
+                            if let Some(own) = &self.descriptor {
+                                assert!(
+                                    mutations.iter().all(|change| own.span.contains(&change.key)),
+                                    "{}: a command changes keys outside {}",
+                                    self.range,
+                                    own.span
+                                );
+                            }
+                            done.batch.mutations.extend(mutations);
+                        }
                         Change::DeleteSpan(span) => {
                             let revision = command.revision;
                             let deleted =

@@ -217,11 +217,12 @@ impl Op {
         match self {
             Op::Range(op) => op.serializable,
             Op::Put(_) | Op::Delete(_) => false,
-            Op::Txn(txn) => txn
-                .success
-                .iter()
-                .chain(&txn.failure)
-                .all(|op| matches!(op, Op::Range(range) if range.serializable)),
+            Op::Txn(txn) => {
+                let mut reads = txn.success.iter().chain(&txn.failure).peekable();
+                // One that only compares has not said that it may be stale.
+                reads.peek().is_some()
+                    && reads.all(|op| matches!(op, Op::Range(range) if range.serializable))
+            }
         }
     }
 

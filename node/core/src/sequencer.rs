@@ -8,7 +8,7 @@
 //! it was already assigned; nothing is granted to a range leader that is not the registered one.
 
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, Revision, Term};
-use crate::message::{Message, SequencerItem, SequencerItemKind, SequencerReply};
+use crate::message::{Message, SequencerItem, SequencerItemKind, SequencerReply, SessionId};
 use crate::meta::MetaState;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,7 +23,7 @@ const ROUNDS_MAX: usize = 4;
 #[derive(Debug)]
 struct Answers {
     node: NodeId,
-    session: u64,
+    session: SessionId,
     first: u64,
     answers: Vec<SequencerReply>,
 }
@@ -40,7 +40,7 @@ struct Round<T> {
 
 #[derive(Debug, Default)]
 struct Stream {
-    session: u64,
+    session: SessionId,
     /// Number of the first queued item.
     first: u64,
     queued: VecDeque<SequencerItem>,
@@ -109,6 +109,11 @@ impl<T> Sequencer<T> {
         self.reserving = false;
     }
 
+    /// Stopped for a hand-over that has not happened yet: the next revision.
+    pub fn stopped(&self) -> Option<Revision> {
+        (self.active.is_some() && self.stopped).then_some(self.next)
+    }
+
     /// Stops for a hand-over; gives the next revision, for the log.
     pub fn stop(&mut self) -> Option<Revision> {
         self.active?;
@@ -143,7 +148,7 @@ impl<T> Sequencer<T> {
     pub fn ask(
         &mut self,
         node: NodeId,
-        session: u64,
+        session: SessionId,
         first: u64,
         items: Vec<SequencerItem>,
     ) -> bool {
@@ -151,10 +156,11 @@ impl<T> Sequencer<T> {
             return false;
         }
         let stream = self.streams.entry(node).or_default();
-        if session < stream.session {
+        let same_process = session.incarnation == stream.session.incarnation;
+        if same_process && session.number < stream.session.number {
             return true;
         }
-        if session > stream.session {
+        if session != stream.session {
             *stream = Stream { session, first: 0, queued: VecDeque::new() };
         }
         if first != stream.first + stream.queued.len() as u64 {

@@ -8,7 +8,7 @@
 //! everything unanswered again, in the same order (numbers given by the old one are void: holes).
 
 use crate::ids::{NodeId, RangeId, Revision, Term};
-use crate::message::{Message, SequencerItem, SequencerReply};
+use crate::message::{Message, SequencerItem, SequencerReply, SessionId};
 use std::collections::VecDeque;
 
 /// A question with whatever its asker wants back.
@@ -21,7 +21,7 @@ struct Item<T> {
 /// See the module. `T` goes in with a question and comes out with its answer.
 #[derive(Debug)]
 pub struct Session<T> {
-    number: u64,
+    id: SessionId,
     sequencer: Option<NodeId>,
     items: VecDeque<Item<T>>,
     /// Number of `items[0]` in this session.
@@ -34,9 +34,9 @@ pub struct Session<T> {
 
 impl<T> Session<T> {
     /// No sequencer known yet.
-    pub fn new() -> Self {
+    pub fn new(incarnation: u64) -> Self {
         Self {
-            number: 0,
+            id: SessionId { incarnation, number: 0 },
             sequencer: None,
             items: VecDeque::new(),
             first: 0,
@@ -68,7 +68,7 @@ impl<T> Session<T> {
 
     /// Starts anew with this sequencer (or none): everything unanswered is asked again.
     pub fn restart(&mut self, sequencer: Option<NodeId>) {
-        self.number += 1;
+        self.id.number += 1;
         self.sequencer = sequencer;
         self.first = 0;
         self.sent = 0;
@@ -88,24 +88,24 @@ impl<T> Session<T> {
         let items = self.items.range(self.sent..).map(|item| item.item.clone()).collect();
         let first = self.first + self.sent as u64;
         self.sent = self.items.len();
-        Some((sequencer, Message::SequencerAsk { session: self.number, first, items }))
+        Some((sequencer, Message::SequencerAsk { session: self.id, first, items }))
     }
 
     /// True if `session` is the current one.
-    pub fn is_current(&self, session: u64) -> bool {
-        session == self.number
+    pub fn is_current(&self, session: SessionId) -> bool {
+        session == self.id
     }
 
     /// Takes answers; gives each question's cookie with its answer, in order. Answers of another
     /// session, or out of order, are ignored.
     pub fn answer(
         &mut self,
-        session: u64,
+        session: SessionId,
         first: u64,
         answers: &[SequencerReply],
         compacted: Revision,
     ) -> Vec<(RangeId, Term, T, SequencerReply)> {
-        if session != self.number || first != self.first || answers.len() > self.sent {
+        if session != self.id || first != self.first || answers.len() > self.sent {
             return Vec::new();
         }
         self.compacted = self.compacted.max(compacted);
@@ -122,11 +122,5 @@ impl<T> Session<T> {
             taken.push((item.item.range, item.item.term, item.cookie, *answer));
         }
         taken
-    }
-}
-
-impl<T> Default for Session<T> {
-    fn default() -> Self {
-        Self::new()
     }
 }

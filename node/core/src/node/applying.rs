@@ -50,7 +50,7 @@ impl Node {
                 span: &descriptor.span,
                 known: self.session.known(),
                 compacted: self.session.compacted().max(self.meta.compacted()),
-                full: self.full,
+                full: false,
             };
             for (revision, mutations) in &done.commands {
                 let mutations = &done.batch.mutations[mutations.clone()];
@@ -142,12 +142,18 @@ impl Node {
         }
         let entry =
             crate::command::Entry::Split { id, key, child, generation: descriptor.generation };
-        if replica.group.propose(entry.encode()) {
-            replica.admin = Some((id, asker));
-            self.dirty.insert(range);
-        } else {
-            self.out.misrouted(asker, Misrouted::Busy);
+        if !replica.group.propose(entry.encode()) {
+            return self.out.misrouted(asker, Misrouted::Busy);
         }
+        // Nothing may follow the cut in this log that was evaluated before it: the lease comes
+        // back, with the new descriptor, when the cut is applied.
+        let cut = replica.group.last_index();
+        self.lease_lost(range);
+        if let Some(replica) = self.replicas.get_mut(&range) {
+            replica.reacquire_after = cut;
+            replica.admin = Some((id, asker));
+        }
+        self.dirty.insert(range);
     }
 
     fn split_applied(&mut self, parent: RangeId, split: Split, persist: &mut Persist) {
@@ -158,6 +164,14 @@ impl Node {
         let leads = parent_replica.group.is_leader();
         let mut system = Replica::initial_rows(&child);
         parent_replica.dedup.all_rows(&mut system);
+        system.push(crate::state::SystemRow {
+            key: Bytes::from_static(crate::replica::PARENT_ROW),
+            value: Some(
+                postcard::to_stdvec(&(parent, split.parent_generation))
+                    .expect("a parent can be encoded")
+                    .into(),
+            ),
+        });
         system.push(crate::state::SystemRow {
             key: Bytes::from_static(crate::replica::REVISION_ROW),
             value: Some(
@@ -198,7 +212,6 @@ impl Node {
         );
         let mut replica =
             Replica::new(id, group, START, &rows).expect("rows written above can be read");
-        replica.parent = Some((parent, split.parent_generation));
         if leads {
             replica.group.campaign();
         } else {

@@ -332,7 +332,8 @@ impl Node {
             return self.lease_held(range);
         }
         let parent = replica.parent;
-        let request = MetaRequest::Register { descriptor, term, node, parent };
+        let cut_off = self.cut_off(&descriptor);
+        let request = MetaRequest::Register { descriptor, term, node, parent, cut_off };
         self.internal_request(
             super::routing::Owner::Register(range),
             META_RANGE,
@@ -340,12 +341,37 @@ impl Node {
         );
     }
 
+    /// Ranges on this node that were cut off `descriptor` (or off those) and that the directory
+    /// does not know yet. It must learn of them before this range serves again, or keys attached
+    /// to client leases there would be forgotten.
+    fn cut_off(
+        &self,
+        descriptor: &crate::descriptor::RangeDescriptor,
+    ) -> Vec<crate::descriptor::RangeDescriptor> {
+        let mut found = Vec::new();
+        let mut end = descriptor.span.end.clone();
+        while let Some(start) = end.take() {
+            let next = self
+                .replicas
+                .values()
+                .filter(|replica| {
+                    replica.parent.is_some() || !self.meta.ranges().contains_key(&replica.range)
+                })
+                .filter_map(|replica| replica.descriptor.as_ref())
+                .find(|other| other.id != META_RANGE && other.span.start == start);
+            if let Some(next) = next {
+                found.push(next.clone());
+                end.clone_from(&next.span.end);
+            }
+        }
+        found
+    }
+
     /// The registration of a local leader was applied.
     pub(super) fn lease_held(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Lease::Registering(term) = replica.lease else { return };
         replica.lease = Lease::Held(term);
-        replica.parent = None;
         replica.idle_ticks = 0;
         for (asker, request) in std::mem::take(&mut replica.waiting) {
             match asker {
@@ -359,7 +385,7 @@ impl Node {
         self.watch_range_changed(range);
     }
 
-    fn lease_lost(&mut self, range: RangeId) {
+    pub(super) fn lease_lost(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         replica.lease = Lease::None;
         replica.asking_watermark = false;
@@ -399,7 +425,7 @@ impl Node {
 
     pub(super) fn sequencer_answered(
         &mut self,
-        session: u64,
+        session: crate::message::SessionId,
         first: u64,
         answers: &[crate::message::SequencerReply],
         compacted: i64,
@@ -553,6 +579,7 @@ impl Node {
 
     pub(super) fn hand_over(&mut self, range: RangeId, to: ReplicaId) {
         if range == META_RANGE {
+            self.resume_at = self.now + 2 * self.config.election_ms;
             if let Some(next) = self.sequencer.stop() {
                 self.service.handing_over = Some(to);
                 self.service.change(MetaEntry {

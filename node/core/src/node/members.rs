@@ -84,9 +84,10 @@ impl Node {
                 .is_none_or(|record| record.state == NodeState::Tombstoned)
         });
         // A change that was begun goes on with the same learner.
-        let begun = range.replicas.iter().find(|replica| {
-            replica.kind == ReplicaKind::Learner && is_up(replica.node)
-        });
+        let begun = range
+            .replicas
+            .iter()
+            .find(|replica| replica.kind == ReplicaKind::Learner && is_up(replica.node));
         let step = |add: Option<NodeId>, remove: Option<NodeId>| {
             Some(Step { range: range.id, add, remove, generation: range.generation })
         };
@@ -108,9 +109,13 @@ impl Node {
             }
             // Every node has a copy of the meta range: it is its directory.
             (None, begun) if range.id == META_RANGE => {
-                let wanted = meta_voters(self.meta.nodes().values().filter(|node| {
-                    node.state != NodeState::Tombstoned
-                }).count());
+                let wanted = meta_voters(
+                    self.meta
+                        .nodes()
+                        .values()
+                        .filter(|node| node.state != NodeState::Tombstoned)
+                        .count(),
+                );
                 match begun {
                     Some(begun) if range.voters().count() < wanted => step(Some(begun.node), None),
                     Some(_) | None => step(Some(free()?), None),
@@ -133,9 +138,8 @@ impl Node {
             return self.out.misrouted(asker, Misrouted::NoReplica);
         };
         let Some(descriptor) = replica.descriptor.clone() else { return };
-        let done = |message: &str| {
-            Outcome::Done(Ok(Response::Admin { message: message.to_owned() }))
-        };
+        let done =
+            |message: &str| Outcome::Done(Ok(Response::Admin { message: message.to_owned() }));
         if descriptor.generation != generation {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
@@ -146,11 +150,9 @@ impl Node {
         let progress = replica.group.progress();
         let last = replica.group.last_index();
         let caught_up = |id: ReplicaId| {
-            progress
-                .iter()
-                .any(|(replica, matched, active, _)| {
-                    *replica == id && *active && *matched + CAUGHT_UP >= last
-                })
+            progress.iter().any(|(replica, matched, active, _)| {
+                *replica == id && *active && *matched + CAUGHT_UP >= last
+            })
         };
         let learner = add.and_then(|node| descriptor.replica_on(node));
         let next = match (learner, add) {
@@ -197,7 +199,13 @@ impl Node {
         let node = self.config.node;
         self.service.change(MetaEntry {
             id: RequestId::default(),
-            change: MetaChange::Register { descriptor, term, node, parent: None },
+            change: MetaChange::Register {
+                descriptor,
+                term,
+                node,
+                parent: None,
+                cut_off: Vec::new(),
+            },
         });
     }
 }

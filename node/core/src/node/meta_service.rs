@@ -197,8 +197,8 @@ impl Node {
         }
         match request {
             MetaRequest::Client(request) => self.serve_meta_client(asker, id, request),
-            MetaRequest::Register { descriptor, term, node, parent } => {
-                let change = MetaChange::Register { descriptor, term, node, parent };
+            MetaRequest::Register { descriptor, term, node, parent, cut_off } => {
+                let change = MetaChange::Register { descriptor, term, node, parent, cut_off };
                 self.change_for(asker, id, change);
             }
             MetaRequest::Join { name, peer_address, client_address, http_address, nonce } => {
@@ -498,6 +498,7 @@ impl Node {
         if self.stopping {
             self.hand_over_all();
         }
+        self.resume_sequencer();
         if !self.sequencer.is_active() {
             return;
         }
@@ -522,6 +523,24 @@ impl Node {
             replica.group.confirm(round);
             self.dirty.insert(META_RANGE);
         }
+    }
+
+    /// A hand-over of the sequencer that did not happen: it goes on here, with a new block.
+    fn resume_sequencer(&mut self) {
+        let Some(next) = self.sequencer.stopped() else { return };
+        let Some(replica) = self.replicas.get_mut(&META_RANGE) else { return };
+        if self.now < self.resume_at || !replica.group.is_leader() {
+            return;
+        }
+        if replica.group.is_transferring() {
+            replica.group.abort_transfer();
+        }
+        self.resume_at = self.now + 2 * self.config.election_ms;
+        self.first_next = next;
+        self.service.handing_over = None;
+        let end = self.meta.block().end.max(next + crate::sequencer::BLOCK);
+        self.service
+            .change(MetaEntry { id: RequestId::default(), change: MetaChange::Reserve { end } });
     }
 
     /// The meta state changed: leases, addresses, registrations may concern this node.

@@ -103,7 +103,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    pub(super) fn new(_incarnation: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             next: 1,
             pending: BTreeMap::new(),
@@ -523,13 +523,11 @@ impl Node {
                 self.effects.replies.push((token, result));
             }
             Owner::Gather(gather, part) => self.gathered(gather, part, result),
-            Owner::Revoke(lease, range) => {
-                let revision = match result {
-                    Ok(Response::LeaseRevoke { revision }) => revision,
-                    _ => 0,
-                };
-                self.revoked_in(lease, range, revision);
-            }
+            Owner::Revoke(lease, range) => match result {
+                Ok(Response::LeaseRevoke { revision }) => self.revoked_in(lease, range, revision),
+                // Only a range that says so has deleted the keys.
+                Ok(_) | Err(_) => self.revoke_in(lease, range),
+            },
             Owner::LeaseKeys(collect) => self.collected(collect, Vec::new()),
             Owner::Register(_) | Owner::Nobody => {}
         }
@@ -738,6 +736,9 @@ impl Node {
                 piece.range_end = part.end.clone().unwrap_or_else(|| Bytes::from_static(b"\0"));
                 piece.revision = if read.revision > 0 { read.revision } else { revision };
                 piece.serializable = false;
+                if read.sort_target == crate::request::SortTarget::Value {
+                    piece.keys_only = false;
+                }
                 requests.push((part, range.id, piece));
             }
         }

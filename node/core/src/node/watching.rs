@@ -341,6 +341,7 @@ impl Node {
     }
 
     fn scan_if_behind(&mut self, range: RangeId, feed: FeedId) {
+        let compacted = self.session.compacted().max(self.meta.compacted());
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let applied = replica.revision;
         let Some(subscriber) = replica.subscribers.get_mut(&feed) else { return };
@@ -352,6 +353,7 @@ impl Node {
                 from: subscriber.next,
                 to: applied,
                 prev_kv: subscriber.prev_kv,
+                compacted,
             };
             self.effects.reads.push(ReadTask { origin: Origin::None, work });
         }
@@ -384,6 +386,7 @@ impl Node {
 
     /// Sends what a batch changes to those who watch. Called before the batch is visible.
     pub(super) fn publish(&mut self, range: RangeId, batch: &ApplyBatch, state: &dyn StateReads) {
+        let compacted = self.meta.compacted();
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         if replica.subscribers.is_empty() {
             return;
@@ -403,8 +406,7 @@ impl Node {
                 if mutation.version.mod_revision >= subscriber.next
                     && subscriber.span.contains(&mutation.key)
                 {
-                    let prev = subscriber
-                        .prev_kv
+                    let prev = (subscriber.prev_kv && mutation.version.mod_revision > compacted)
                         .then(|| before(mutation, &batch.mutations[..place], state))
                         .flatten();
                     events.push(feed::event(&mutation.key, &mutation.version, prev));

@@ -68,8 +68,8 @@ fn run(state: &State, inbox: &Inbox, jobs: &Receiver<Job>) {
 }
 
 fn read(task: &ReadTask, reply: Option<Reply>, state: &State, inbox: &Inbox) {
-    if let ReadWork::Feed { feed, span, from, to, prev_kv } = &task.work {
-        let (events, through) = feed::scan(span, *from, *to, *prev_kv, state);
+    if let ReadWork::Feed { feed, span, from, to, prev_kv, compacted } = &task.work {
+        let (events, through) = feed::scan(span, *from, *to, *prev_kv, *compacted, state);
         let input = Input::FeedScanned { feed: *feed, events, through };
         inbox.post(Mail::Input(Box::new(input)));
         return;
