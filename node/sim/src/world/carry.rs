@@ -45,7 +45,9 @@ impl World {
         for batch in apply {
             self.checks.see(&self.nodes, &Sight::Applying { node, batch: &batch });
             self.mix(batch.applied.index);
+            let range = batch.range;
             self.sim(node).state.apply(batch);
+            self.checks.see(&self.nodes, &Sight::Applied { node, range });
         }
         for effect in snapshots {
             self.snapshot(node, effect);
@@ -78,8 +80,8 @@ impl World {
 
     fn finish_read(&mut self, node: NodeId, task: &ReadTask) -> Option<Input> {
         let state = &self.nodes[&node].state;
-        if let ReadWork::Feed { feed, span, from, to, prev_kv } = &task.work {
-            let (events, through) = feed::scan(span, *from, *to, *prev_kv, state);
+        if let ReadWork::Feed { feed, span, from, to, prev_kv, compacted } = &task.work {
+            let (events, through) = feed::scan(span, *from, *to, *prev_kv, *compacted, state);
             return Some(Input::FeedScanned { feed: *feed, events, through });
         }
         let result = task.run(state);
@@ -255,6 +257,7 @@ impl World {
         let range = install.image.range;
         self.checks.see(&self.nodes, &Sight::Installing { node, image: &install.image });
         self.sim(node).state.install(install.image, install.clear);
+        self.checks.see(&self.nodes, &Sight::Applied { node, range });
         self.step(node, Input::SnapshotInstalled { range });
     }
 }
