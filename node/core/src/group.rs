@@ -44,6 +44,9 @@ struct Outstanding {
     sequence: u64,
     ready: u64,
     last_entry: Option<Index>,
+    /// The position of a raft snapshot that this write completes: applied once it is durable, since
+    /// the library takes nothing for applied that it does not know to be persisted.
+    installed: Option<Index>,
     messages: Vec<Message>,
 }
 
@@ -331,7 +334,6 @@ impl Group {
         self.raft.mut_store().reset_to(position, conf_state);
         let mut turn = Turn::default();
         self.advance(ready, sequence, Some(position), &mut turn);
-        self.raft.advance_apply_to(position.index);
         Some((position, turn))
     }
 
@@ -362,6 +364,7 @@ impl Group {
                 sequence,
                 ready: number,
                 last_entry: last_entry.or(truncate.map(|position| position.index)),
+                installed: truncate.map(|position| position.index),
                 messages: held,
             });
         } else if let Some(last) = self.outstanding.back_mut() {
@@ -388,6 +391,9 @@ impl Group {
         while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence) {
             let done = self.outstanding.pop_front().expect("checked above");
             self.raft.on_persist_ready(done.ready);
+            if let Some(index) = done.installed {
+                self.raft.advance_apply_to(index);
+            }
             if let Some(index) = done.last_entry {
                 self.persisted = index;
             }

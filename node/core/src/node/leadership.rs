@@ -212,7 +212,7 @@ impl Node {
         }
     }
 
-    fn wake_ranges_with(&mut self, node: NodeId) {
+    pub(super) fn wake_ranges_with(&mut self, node: NodeId) {
         for replica in self.replicas.values_mut() {
             if replica.group.is_leader()
                 && replica.descriptor.as_ref().is_some_and(|own| own.replica_on(node).is_some())
@@ -545,8 +545,9 @@ impl Node {
             }
             let ready = !self.is_draining(voter.node)
                 && self.peers.get(&voter.node).is_some_and(|peer| peer.connected && !peer.down)
-                && progress.iter().any(|(replica, matched, active, _)| {
-                    *replica == voter.replica && *active && matched + 1000 >= last
+                // "Heard of lately" starts anew with each check of the quorum, so it is not asked.
+                && progress.iter().any(|(replica, matched, _, _)| {
+                    *replica == voter.replica && matched + 1000 >= last
                 });
             if ready {
                 return Some(voter.replica);

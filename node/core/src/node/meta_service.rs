@@ -298,6 +298,8 @@ impl Node {
                 self.service.expiring.remove(id);
                 self.service.revokes.remove(id);
             }
+            // Its ranges may have to be led by others now, or may come back.
+            MetaChange::SetNodeState { node, .. } => self.wake_ranges_with(*node),
             MetaChange::Handover { .. } => {
                 if let Some(to) = self.service.handing_over.take()
                     && let Some(replica) = self.replicas.get_mut(&META_RANGE)
