@@ -136,8 +136,10 @@ type rangeTable struct {
 	Ranges []struct {
 		// Start and End are the bounds of [start, end), as text or as hex after 0x; an empty End is no bound.
 		Start, End string
-		// Leaseholder is the number of the node, from 1, that serves the range; 0 if none does.
-		Leaseholder int
+		// Leader is the number of the node, from 1, that serves the range; 0 if none does.
+		Leader int
+		// Kind is "meta" for the range with the system keys, which holds no key of a client.
+		Kind string
 	}
 }
 
@@ -160,13 +162,13 @@ func leaseholderOf(table []byte, key string) (int, error) {
 	}
 	for _, r := range ranges.Ranges {
 		start, end := bound(r.Start), bound(r.End)
-		if key < start || (end != "" && key >= end) {
+		if r.Kind == "meta" || key < start || (end != "" && key >= end) {
 			continue
 		}
-		if r.Leaseholder == 0 {
+		if r.Leader == 0 {
 			return 0, fmt.Errorf("the range of %q has no leaseholder now", key)
 		}
-		return r.Leaseholder - 1, nil
+		return r.Leader - 1, nil
 	}
 	return 0, fmt.Errorf("no range holds %q in %s", key, table)
 }

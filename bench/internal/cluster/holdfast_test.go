@@ -5,9 +5,9 @@ import "testing"
 // The range table is read in one place; this fixes the form it expects.
 func TestLeaseholderOfFindsTheRangeThatHoldsTheKey(t *testing.T) {
 	table := []byte(`{"ranges":[
-		{"id":1,"start":"","end":"g","leaseholder":1,"replicas":[1,2,3]},
-		{"id":2,"start":"g","end":"0x7a00","leaseholder":3,"replicas":[1,2,3]},
-		{"id":3,"start":"0x7a00","end":"","leaseholder":0,"replicas":[1,2,3]}]}`)
+		{"id":1,"start":"","end":"g","leader":1,"replicas":[1,2,3]},
+		{"id":2,"start":"g","end":"0x7a00","leader":3,"replicas":[1,2,3]},
+		{"id":3,"start":"0x7a00","end":"","leader":0,"replicas":[1,2,3]}]}`)
 	for key, want := range map[string]int{"a": 0, "g": 2, "z": 2} {
 		got, err := leaseholderOf(table, key)
 		if err != nil || got != want {

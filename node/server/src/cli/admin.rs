@@ -99,7 +99,10 @@ fn list(json: &[u8], field: &str, format: Format, columns: &[Column]) -> Result<
     let value: Value = serde_json::from_slice(json)
         .map_err(|error| Failure::failure(format!("the node's answer is not JSON: {error}")))?;
     match format {
-        Format::Json => println!("{}", output::json(&value)),
+        Format::Json => {
+            let value = if value.is_array() { serde_json::json!({ field: value }) } else { value };
+            println!("{}", output::json(&value));
+        }
         Format::Table => {
             let rows = value.as_array().or_else(|| value[field].as_array());
             print!("{}", output::table(rows.map_or(&[], Vec::as_slice), columns));

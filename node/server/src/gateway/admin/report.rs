@@ -6,7 +6,6 @@
 use crate::gateway::backend::{RangeView, View};
 use holdfast_core::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId, Revision};
-use holdfast_core::key::printable;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +91,7 @@ pub(super) struct NodeJson {
 #[serde(rename_all = "camelCase")]
 pub(super) struct RangeJson {
     id: u64,
-    /// For people: text where it is printable, in quotes.
+    /// As `--split-keys` takes it: text, or hex after `0x`.
     start: String,
     /// `null` is the end of the key space.
     end: Option<String>,
@@ -113,6 +112,20 @@ struct ReplicaJson {
     replica: u64,
     kind: &'static str,
     caught_up: bool,
+}
+
+/// A key as text where it is plain text, else as hex after `0x`: what commands take as a key.
+fn bound(key: &[u8]) -> String {
+    use std::fmt::Write as _;
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.starts_with("0x") && !text.chars().any(char::is_control) => {
+            text.to_owned()
+        }
+        _ => key.iter().fold("0x".to_owned(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("a string takes everything");
+            hex
+        }),
+    }
 }
 
 impl Cluster {
@@ -245,8 +258,8 @@ impl Cluster {
         });
         RangeJson {
             id: descriptor.id.0,
-            start: printable(&descriptor.span.start),
-            end: descriptor.span.end.as_ref().map(|end| printable(end)),
+            start: bound(&descriptor.span.start),
+            end: descriptor.span.end.as_ref().map(|end| bound(end)),
             kind: if descriptor.id == holdfast_core::ids::META_RANGE { "meta" } else { "data" },
             state: if !self.is_available(range) {
                 "Unavailable"
