@@ -11,6 +11,8 @@
 //! the order in which the core declares them; a turn takes all the mail there is, up to
 //! [`TURN_MAIL_MAX`], so that one write, one frame a peer and one wake-up serve many requests.
 
+mod fingerprints;
+
 mod keeper;
 
 mod log_writer;
@@ -32,9 +34,10 @@ use crate::gateway::backend::{BackendCall, Vitals, WatchSink};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
+use fingerprints::{Fingerprints, Question};
+use holdfast_core::descriptor::NodeState;
 use holdfast_core::effects::{Effects, Input, Millis, Persist, WatchEffect, WatchToken};
-use holdfast_core::error::Error;
-use holdfast_core::ids::{NodeId, Revision};
+use holdfast_core::ids::NodeId;
 use holdfast_core::message::Message;
 use holdfast_core::node::Node;
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
@@ -192,6 +195,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         watches: HashMap::default(),
         sessions: HashMap::default(),
         questions: Questions::default(),
+        fingerprints: Fingerprints::default(),
         outgoing: Vec::new(),
         follow_up: Vec::new(),
         published_at: Instant::now(),
@@ -255,6 +259,7 @@ struct StoreLoop {
     /// The session that is up with each peer: mail of an older one is dropped.
     sessions: HashMap<NodeId, u64>,
     questions: Questions,
+    fingerprints: Fingerprints,
     /// Messages of this turn, by peer; the vectors are reused.
     outgoing: Vec<(NodeId, Vec<Message>)>,
     /// Inputs that carrying out effects brought about.
@@ -275,6 +280,7 @@ impl StoreLoop {
             let count = mail.len();
             if start >= next_tick {
                 self.node.step(now, Input::Tick, &self.state);
+                self.take_fingerprints();
                 next_tick = start + TICK;
             }
             for (number, one) in mail.drain(..).enumerate() {
@@ -349,37 +355,25 @@ impl StoreLoop {
                     self.step(now, Input::WatchCancel { token });
                 }
             }
-            BackendCall::Hash { revision, reply } => self.hash(revision, reply),
+            BackendCall::Hash { revision, reply } => {
+                self.fingerprints.ask(revision, reply, &self.node.status());
+                self.take_fingerprints();
+            }
             // The prober may be gone.
             BackendCall::Ping { reply } => drop(reply.send(())),
         }
     }
 
-    /// The fingerprint is taken at a revision up to which all replicas here are complete.
-    fn hash(
-        &mut self,
-        revision: Revision,
-        reply: tokio::sync::oneshot::Sender<Result<crate::gateway::backend::KvHash, Error>>,
-    ) {
+    /// Takes the fingerprints that clients wait for and whose replicas have caught up.
+    fn take_fingerprints(&mut self) {
+        if self.fingerprints.is_empty() {
+            return;
+        }
         let status = self.node.status();
-        let complete =
-            status.replicas.iter().map(|replica| replica.watermark).min().unwrap_or(1).max(1);
-        let revision = if revision == 0 { complete } else { revision };
-        let refusal = if revision < status.compacted {
-            Some(Error::Compacted)
-        } else if revision > complete {
-            Some(Error::FutureRevision)
-        } else {
-            None
-        };
-        match refusal {
-            // The client may be gone.
-            Some(error) => drop(reply.send(Err(error))),
-            None => {
-                let compacted = status.compacted;
-                let pin = self.state.pin_revision(compacted);
-                self.read_elsewhere(readers::Job::Hash { revision, compacted, pin, reply });
-            }
+        for (question, compacted) in self.fingerprints.ready(&status) {
+            let Question { revision, reply, .. } = question;
+            let pin = self.state.pin_revision(compacted);
+            self.read_elsewhere(readers::Job::Hash { revision, compacted, pin, reply });
         }
     }
 
@@ -549,6 +543,11 @@ impl StoreLoop {
         if status.sequencer != self.sequencer {
             self.sequencer = status.sequencer;
             info!(sequencer = ?status.sequencer, term = status.term, "the sequencer changed");
+        }
+        for node in &status.nodes {
+            if node.state == NodeState::Tombstoned {
+                self.transport.tombstone(node.id);
+            }
         }
         publish::publish(&self.vitals, &status);
         if let Ok(size) = self.state.size_on_disk() {

@@ -212,11 +212,12 @@ fn a_peer_that_does_not_read_loses_repeated_messages_then_the_session() {
         one.transport.send(NodeId(3), std::iter::once(numbered(number, 1 << 20)));
     }
     assert!(one.seen.try_recv().is_err());
-    let stop = Message::SequencerRefused { session: 1 };
+    let session = holdfast_core::message::SessionId { incarnation: 5, number: 1 };
+    let stop = Message::SequencerRefused { session };
     assert!(one.transport.queued().iter().all(|(_, queued)| *queued < 40 << 20));
     // What must not be lost ends the session instead.
     let big = Message::SequencerAnswer {
-        session: 1,
+        session,
         first: 0,
         answers: vec![holdfast_core::message::SequencerReply::Fenced; 1 << 20],
         compacted: 0,
