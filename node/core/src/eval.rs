@@ -186,11 +186,12 @@ pub fn replay(op: &Op, revision: Revision, state: &dyn StateReads) -> Response {
     Response::Kv { revision, result }
 }
 
-/// Puts the granted revision where a planned answer has its placeholder.
+/// Puts the granted revision where a planned answer has its placeholder. What came before the
+/// first change names the revision before, as in etcd.
 pub fn settle_answer(result: &mut OpResult, revision: Revision) {
     if let OpResult::Txn { results, .. } = result {
         for (header, inner) in results {
-            *header = revision;
+            *header = if *header >= PENDING_BASE { revision } else { revision - 1 };
             settle_answer(inner, revision);
         }
     }
