@@ -126,8 +126,14 @@ func maintenanceCases() []Case {
 			})
 		}},
 		{"maintenance/move-leader-to-nobody", func(s *Script) {
+			// Holdfast numbers its nodes from 1.
 			s.onLeader(true, func() {
-				unary(s, "MoveLeader", s.side.maintenance.MoveLeader, &pb.MoveLeaderRequest{TargetID: 1})
+				unary(s, "MoveLeader", s.side.maintenance.MoveLeader, &pb.MoveLeaderRequest{TargetID: 1 << 40})
+			})
+		}},
+		{"maintenance/move-leader-to-itself", func(s *Script) {
+			s.onLeader(true, func() {
+				unary(s, "MoveLeader", s.side.maintenance.MoveLeader, &pb.MoveLeaderRequest{TargetID: s.memberID()})
 			})
 		}},
 		{"cluster/member-list", func(s *Script) {
