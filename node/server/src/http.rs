@@ -8,7 +8,7 @@ use crate::gateway::backend::Backend;
 use crate::gateway::{Body, ETCD_VERSION};
 use bytes::Bytes;
 use holdfast_core::request::{AlarmKind, Request};
-use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -29,9 +29,14 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(7);
 /// Pause after the system refused a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+const NOT_FOUND: &str = "404 page not found\n";
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const METRICS: HeaderValue =
+/// The text is good as either; old scrapers know only the first.
+const METRICS_TEXT: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METRICS_OPEN: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Everything that plain HTTP can ask of a node. Clones share it.
@@ -48,17 +53,30 @@ impl Endpoints {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, method: &Method, uri: &Uri) -> Response<Body> {
+    pub async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<Body> {
         let query = uri.query().unwrap_or_default();
         if method != Method::GET && method != Method::HEAD {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
             refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
             return refusal;
         }
-        match uri.path() {
-            "/metrics" => respond(StatusCode::OK, METRICS, (self.metrics)()),
-            "/livez" => probe(&self.livez().await, query),
-            "/readyz" => probe(&self.readyz().await, query),
+        let path = uri.path();
+        if let Some(one) = path.strip_prefix("/livez") {
+            return probe(self.livez().await, one, query);
+        }
+        if let Some(one) = path.strip_prefix("/readyz") {
+            return probe(self.readyz().await, one, query);
+        }
+        match path {
+            "/metrics" => {
+                let open = headers.get(header::ACCEPT).is_some_and(|accepted| {
+                    accepted
+                        .to_str()
+                        .is_ok_and(|text| text.contains("application/openmetrics-text"))
+                });
+                let kind = if open { METRICS_OPEN } else { METRICS_TEXT };
+                respond(StatusCode::OK, kind, (self.metrics)())
+            }
             "/health" => self.health(query).await,
             "/version" => respond(
                 StatusCode::OK,
@@ -71,7 +89,7 @@ impl Endpoints {
                 })
                 .to_string(),
             ),
-            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            _ => text(StatusCode::NOT_FOUND, NOT_FOUND),
         }
     }
 
@@ -79,25 +97,35 @@ impl Endpoints {
         vec![self.store_loop().await]
     }
 
+    /// The checks have etcd's names, so that probes that leave one out work. The one of our own is
+    /// there only while it fails.
     async fn readyz(&self) -> Vec<Check> {
         let vitals = self.backend.vitals();
-        vec![
-            self.store_loop().await,
+        let view = self.backend.view();
+        let corrupt = view.alarms.iter().any(|(_, alarm)| *alarm == AlarmKind::Corrupt);
+        let mut checks = vec![
             Check {
-                name: "sequencer",
+                name: "data_corruption",
+                failure: corrupt.then_some("alarm activated: CORRUPT"),
+            },
+            Check {
+                name: "linearizable_read",
                 failure: (!vitals.has_leader())
                     .then_some("no sequencer: this node sees no majority of the meta range"),
             },
-            Check {
-                name: "in_service",
-                failure: vitals.draining().then_some("the node is about to stop"),
-            },
-        ]
+            Check { name: "non_learner", failure: None },
+            self.store_loop().await,
+        ];
+        if vitals.draining() {
+            checks.push(Check { name: "in_service", failure: Some("the node is about to stop") });
+        }
+        checks
     }
 
     async fn store_loop(&self) -> Check {
         let alive = self.backend.is_alive(PROBE_TIMEOUT).await;
-        Check { name: "store_loop", failure: (!alive).then_some("the store loop does not answer") }
+        let failure = (!alive).then_some("the store loop does not answer");
+        Check { name: "serializable_read", failure }
     }
 
     /// etcd's `/health`: with `serializable=true` about this node only, with `exclude=` without
@@ -137,13 +165,21 @@ struct Check {
     failure: Option<&'static str>,
 }
 
-/// As etcd: `ok`, with every check if asked for `verbose` or if one failed.
-fn probe(checks: &[Check], query: &str) -> Response<Body> {
+/// As etcd: `ok`, with every check if asked for `verbose` or if one failed. `one` is what follows
+/// the probe's path: nothing, or a slash and the name of the only check wanted.
+fn probe(mut checks: Vec<Check>, one: &str, query: &str) -> Response<Body> {
+    if let Some(name) = one.strip_prefix('/') {
+        checks.retain(|check| check.name == name);
+    }
+    if checks.is_empty() || !(one.is_empty() || one.starts_with('/')) {
+        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+    }
     let excluded =
         |check: &Check| pairs(query).any(|(key, value)| key == "exclude" && value == check.name);
+    checks.retain(|check| !excluded(check));
     let mut report = String::new();
     let mut failed = false;
-    for check in checks.iter().filter(|check| !excluded(check)) {
+    for check in &checks {
         match check.failure {
             None => writeln!(report, "[+]{} ok", check.name),
             Some(failure) => {
@@ -234,7 +270,8 @@ async fn answer_incoming(
     endpoints: Endpoints,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(endpoints.answer(request.method(), request.uri()).await)
+    let (head, _body) = request.into_parts();
+    Ok(endpoints.answer(&head.method, &head.uri, &head.headers).await)
 }
 
 #[cfg(test)]

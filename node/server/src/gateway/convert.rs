@@ -1,9 +1,7 @@
 //! Between the wire's messages and the core's requests and answers. Keys and values are moved.
 //!
-//! Invariant: requests have passed `check.rs`, so what is converted here cannot fail, except for
-//! enum values that no etcd client sends.
+//! Invariant: requests have passed `check.rs`, so converting them cannot fail.
 
-use super::error;
 use holdfast_core::effects::Event;
 use holdfast_core::ids::Revision;
 use holdfast_core::request::{
@@ -15,7 +13,6 @@ use holdfast_proto::mvccpb;
 use pb::compare::TargetUnion;
 use pb::request_op::Request;
 use pb::response_op::Response;
-use tonic::Status;
 
 /// A range read.
 pub(super) fn range_op(request: pb::RangeRequest) -> RangeOp {
@@ -67,35 +64,36 @@ pub(super) fn delete_op(request: pb::DeleteRangeRequest) -> DeleteOp {
 }
 
 /// A transaction.
-pub(super) fn txn_op(request: pb::TxnRequest) -> Result<TxnOp, Status> {
-    Ok(TxnOp {
-        compare: request.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
-        success: request.success.into_iter().map(op).collect::<Result<_, _>>()?,
-        failure: request.failure.into_iter().map(op).collect::<Result<_, _>>()?,
-    })
+pub(super) fn txn_op(request: pb::TxnRequest) -> TxnOp {
+    TxnOp {
+        compare: request.compare.into_iter().filter_map(compare).collect(),
+        success: request.success.into_iter().map(op).collect(),
+        failure: request.failure.into_iter().map(op).collect(),
+    }
 }
 
-fn op(operation: pb::RequestOp) -> Result<Op, Status> {
-    Ok(match operation.request.ok_or_else(error::key_not_found)? {
+fn op(operation: pb::RequestOp) -> Op {
+    match operation.request.expect("check::txn refuses an operation that is none") {
         Request::RequestRange(request) => Op::Range(range_op(request)),
         Request::RequestPut(request) => Op::Put(put_op(request)),
         Request::RequestDeleteRange(request) => Op::Delete(delete_op(request)),
-        Request::RequestTxn(request) => Op::Txn(txn_op(request)?),
-    })
+        Request::RequestTxn(request) => Op::Txn(txn_op(request)),
+    }
 }
 
-/// As in etcd, the target counts; a value given for another target counts as zero.
-fn compare(compare: pb::Compare) -> Result<Compare, Status> {
+/// As in etcd, the target counts; a value given for another target counts as zero. `None` is a
+/// compare that always holds: in etcd, an unknown target is always equal, and an unknown result
+/// always holds once the target exists.
+fn compare(compare: pb::Compare) -> Option<Compare> {
     use pb::compare::{CompareResult as WireResult, CompareTarget as WireTarget};
-    let unknown = |_| Status::invalid_argument("holdfast: unknown kind of compare");
-    let result = match WireResult::try_from(compare.result).map_err(unknown)? {
+    let result = WireResult::try_from(compare.result).ok().map(|result| match result {
         WireResult::Equal => CompareResult::Equal,
         WireResult::Greater => CompareResult::Greater,
         WireResult::Less => CompareResult::Less,
         WireResult::NotEqual => CompareResult::NotEqual,
-    };
+    });
     let given = compare.target_union;
-    let target = match WireTarget::try_from(compare.target).map_err(unknown)? {
+    let target = WireTarget::try_from(compare.target).ok().map(|target| match target {
         WireTarget::Version => CompareTarget::Version(match given {
             Some(TargetUnion::Version(version)) => version,
             _ => 0,
@@ -116,8 +114,17 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
             Some(TargetUnion::Lease(lease)) => lease,
             _ => 0,
         }),
+    });
+    // No version is below zero; every key that is there has one above.
+    let never = (CompareTarget::Version(-1), CompareResult::Equal);
+    let exists = (CompareTarget::Version(0), CompareResult::Greater);
+    let (target, result) = match (target, result) {
+        (Some(target), Some(result)) => (target, result),
+        (Some(CompareTarget::Value(_)), None) => exists,
+        (Some(_), None) | (None, None | Some(CompareResult::Equal)) => return None,
+        (None, Some(_)) => never,
     };
-    Ok(Compare { key: compare.key, range_end: compare.range_end, result, target })
+    Some(Compare { key: compare.key, range_end: compare.range_end, result, target })
 }
 
 /// One key.
@@ -184,7 +191,7 @@ pub(super) fn txn_response(
     pb::TxnResponse { header: Some(header), succeeded, responses }
 }
 
-/// Headers inside a transaction carry the revision only.
+/// Headers inside a transaction carry the revision only; that of a nested one is empty.
 fn response_op((revision, result): (Revision, OpResult)) -> pb::ResponseOp {
     let header = pb::ResponseHeader { revision, ..Default::default() };
     let response = match result {
@@ -194,6 +201,7 @@ fn response_op((revision, result): (Revision, OpResult)) -> pb::ResponseOp {
             Response::ResponseDeleteRange(delete_response(header, deleted, prev_kvs))
         }
         OpResult::Txn { succeeded, results } => {
+            let header = pb::ResponseHeader::default();
             Response::ResponseTxn(txn_response(header, succeeded, results))
         }
     };
@@ -218,7 +226,25 @@ mod tests {
         assert_eq!(converted.result, CompareResult::Greater);
         let right = pb::Compare { target_union: Some(TargetUnion::ModRevision(7)), ..wire.clone() };
         assert_eq!(compare(right).expect("known kinds").target, CompareTarget::Mod(7));
-        assert!(compare(pb::Compare { result: 77, ..wire }).is_err());
+    }
+
+    #[test]
+    fn unknown_kinds_of_compare_are_taken_as_in_etcd() {
+        let wire = |target, result| pb::Compare { target, result, ..Default::default() };
+        let less = pb::compare::CompareResult::Less.into();
+        let value = pb::compare::CompareTarget::Value.into();
+        assert_eq!(compare(wire(9, 0)), None, "always equal");
+        assert_eq!(compare(wire(0, 9)), None, "always holds");
+        let never = compare(wire(9, less)).expect("never less");
+        assert_eq!(
+            (never.target, never.result),
+            (CompareTarget::Version(-1), CompareResult::Equal)
+        );
+        let exists = compare(wire(value, 9)).expect("only a key that is there has a value");
+        assert_eq!(
+            (exists.target, exists.result),
+            (CompareTarget::Version(0), CompareResult::Greater)
+        );
     }
 
     #[test]

@@ -74,9 +74,26 @@ pub(super) fn unexpected_answer() -> Status {
     Status::internal("holdfast: the store's answer does not fit the request")
 }
 
-/// A service or method that is not there (yet).
-pub(super) fn not_implemented(what: &str) -> Status {
-    Status::unimplemented(format!("holdfast: {what} is not supported"))
+/// The services that are there.
+const SERVICES: [&str; 7] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "grpc.health.v1.Health",
+    "holdfast.admin.v1.Admin",
+];
+
+/// A service or method that is not there (yet), in the words of etcd's gRPC library, by which some
+/// clients know an older server.
+pub(super) fn unknown_method(path: &str) -> Status {
+    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
+    Status::unimplemented(if SERVICES.contains(&service) {
+        format!("unknown method {method} for service {service}")
+    } else {
+        format!("unknown service {service}")
+    })
 }
 
 fn nodes(nodes: &[NodeId]) -> String {
@@ -124,6 +141,16 @@ mod tests {
             let status = status(error);
             assert_eq!((status.code(), status.message()), (code, text));
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let text = |path| unknown_method(path).message().to_owned();
+        assert_eq!(
+            text("/etcdserverpb.KV/RangeStream"),
+            "unknown method RangeStream for service etcdserverpb.KV"
+        );
+        assert_eq!(text("/v3lockpb.Lock/Lock"), "unknown service v3lockpb.Lock");
     }
 
     #[test]

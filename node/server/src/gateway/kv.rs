@@ -2,6 +2,7 @@
 
 use super::grpc::Call;
 use super::{Gateway, check, convert, error};
+use holdfast_core::error::Error;
 use holdfast_core::ids::Revision;
 use holdfast_core::request::{Op, OpResult, Request, Response};
 use holdfast_proto::etcdserverpb as pb;
@@ -29,6 +30,7 @@ impl Gateway {
     ) -> Result<pb::PutResponse, Status> {
         check::put(&request)?;
         check::size(&request)?;
+        self.require_room()?;
         match self.key_value(call, Op::Put(convert::put_op(request))).await? {
             (revision, OpResult::Put { prev_kv }) => {
                 Ok(convert::put_response(self.header(revision), prev_kv))
@@ -59,7 +61,11 @@ impl Gateway {
     ) -> Result<pb::TxnResponse, Status> {
         check::txn(&request)?;
         check::size(&request)?;
-        match self.key_value(call, Op::Txn(convert::txn_op(request)?)).await? {
+        let op = Op::Txn(convert::txn_op(request));
+        if puts(&op) {
+            self.require_room()?;
+        }
+        match self.key_value(call, op).await? {
             (revision, OpResult::Txn { succeeded, results }) => {
                 Ok(convert::txn_response(self.header(revision), succeeded, results))
             }
@@ -83,10 +89,88 @@ impl Gateway {
         }
     }
 
+    /// As in etcd, an alarm about room stops what takes room on every node.
+    pub(super) fn require_room(&self) -> Result<(), Status> {
+        if self.backend().vitals().no_space() { Err(error::no_space()) } else { Ok(()) }
+    }
+
     async fn key_value(&self, call: Call, op: Op) -> Result<(Revision, OpResult), Status> {
-        match self.ask(call, Request::Kv(op)).await? {
+        self.require_leader(call)?;
+        let linearizable = linearizable_twin(&op);
+        let mut answer = self.backend().call(Request::Kv(op), call.timeout).await;
+        if let (Err(Error::FutureRevision), Some(op)) = (&answer, linearizable) {
+            answer = self.backend().call(Request::Kv(op), call.timeout).await;
+        }
+        match answer.map_err(error::status)? {
             Response::Kv { revision, result } => Ok((revision, result)),
             _ => Err(error::unexpected_answer()),
         }
+    }
+}
+
+/// Whether some branch puts a key.
+fn puts(op: &Op) -> bool {
+    match op {
+        Op::Put(_) => true,
+        Op::Range(_) | Op::Delete(_) => false,
+        Op::Txn(txn) => txn.success.iter().chain(&txn.failure).any(puts),
+    }
+}
+
+/// For a read that may be stale but names a revision: the same read, not stale. The replica that
+/// is asked first may not have that revision yet although this node has told it to its client
+/// (Go's software transactional memory reads like that); what was true at a revision is the same
+/// everywhere.
+fn linearizable_twin(op: &Op) -> Option<Op> {
+    let names_revision = |op: &Op| matches!(op, Op::Range(range) if range.revision > 0);
+    let wanted = op.is_serializable()
+        && match op {
+            Op::Range(_) => names_revision(op),
+            Op::Txn(txn) => txn.success.iter().chain(&txn.failure).any(names_revision),
+            Op::Put(_) | Op::Delete(_) => false,
+        };
+    if !wanted {
+        return None;
+    }
+    let mut twin = op.clone();
+    match &mut twin {
+        Op::Range(range) => range.serializable = false,
+        Op::Txn(txn) => {
+            for op in txn.success.iter_mut().chain(&mut txn.failure) {
+                if let Op::Range(range) = op {
+                    range.serializable = false;
+                }
+            }
+        }
+        Op::Put(_) | Op::Delete(_) => {}
+    }
+    Some(twin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::request::{PutOp, RangeOp, TxnOp};
+
+    fn read(serializable: bool, revision: Revision) -> Op {
+        Op::Range(RangeOp { key: "k".into(), serializable, revision, ..RangeOp::default() })
+    }
+
+    #[test]
+    fn only_stale_reads_at_a_revision_have_a_twin() {
+        assert_eq!(linearizable_twin(&read(true, 0)), None);
+        assert_eq!(linearizable_twin(&read(false, 7)), None);
+        assert_eq!(linearizable_twin(&read(true, 7)), Some(read(false, 7)));
+        let txn = |op| Op::Txn(TxnOp { success: vec![op], ..TxnOp::default() });
+        assert_eq!(linearizable_twin(&txn(read(true, 7))), Some(txn(read(false, 7))));
+        assert_eq!(linearizable_twin(&txn(Op::Put(PutOp::default()))), None);
+    }
+
+    #[test]
+    fn puts_are_found_in_every_branch() {
+        let put = Op::Put(PutOp::default());
+        let inner = Op::Txn(TxnOp { failure: vec![put], ..TxnOp::default() });
+        assert!(puts(&Op::Txn(TxnOp { success: vec![inner], ..TxnOp::default() })));
+        assert!(!puts(&Op::Txn(TxnOp { success: vec![read(false, 0)], ..TxnOp::default() })));
     }
 }

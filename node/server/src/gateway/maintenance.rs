@@ -56,6 +56,8 @@ impl Gateway {
         let request = Request::Alarm { action, member: request.member_id, alarm };
         match self.ask(call, request).await? {
             Response::Alarm { alarms } => {
+                // So that a client that goes on here at once sees its own change.
+                self.backend().vitals().note_alarms(&alarms);
                 let alarms = alarms.into_iter().map(alarm_member).collect();
                 Ok(pb::AlarmResponse { header: Some(self.current_header()), alarms })
             }
@@ -64,8 +66,8 @@ impl Gateway {
     }
 
     /// Nothing to do: deleted data makes room by itself.
-    pub(super) fn defragment(&self, _request: pb::DefragmentRequest) -> pb::DefragmentResponse {
-        pb::DefragmentResponse { header: Some(self.bare_header()) }
+    pub(super) fn defragment(_request: pb::DefragmentRequest) -> pb::DefragmentResponse {
+        pb::DefragmentResponse { header: None }
     }
 
     pub(super) async fn hash(

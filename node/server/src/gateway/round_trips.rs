@@ -267,11 +267,11 @@ async fn plain_http_is_served_on_the_same_port() {
     assert!(get(server.address, "/version").await.contains("\"etcdserver\":\"3.6.0\""));
     assert!(get(server.address, "/nothing").await.starts_with("HTTP/1.1 404"));
     let ready = get(server.address, "/readyz?verbose").await;
-    assert!(ready.contains("[+]sequencer ok\n"), "{ready}");
+    assert!(ready.contains("[+]linearizable_read ok\n"), "{ready}");
     server.gateway.backend().vitals().set_has_leader(false);
     let ready = get(server.address, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
-    assert!(ready.contains("[-]sequencer failed"), "{ready}");
+    assert!(ready.contains("[-]linearizable_read failed"), "{ready}");
     let health = get(server.address, "/health").await;
     assert!(health.ends_with("{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}"), "{health}");
 }

@@ -141,7 +141,12 @@ macro_rules! unary {
 impl Gateway {
     async fn answer(self, mut request: HttpRequest) -> Response<Body> {
         if !is_grpc(&request) {
-            return Box::pin(self.endpoints().answer(request.method(), request.uri())).await;
+            return Box::pin(self.endpoints().answer(
+                request.method(),
+                request.uri(),
+                request.headers(),
+            ))
+            .await;
         }
         match request.uri().path() {
             "/etcdserverpb.KV/Put" => unary!(self.put, request),
@@ -175,7 +180,10 @@ impl Gateway {
             | "/etcdserverpb.Cluster/MemberPromote" => cluster::refuse_change().into_http(),
             "/etcdserverpb.Maintenance/Status" => unary!(self.status, request, at_once),
             "/etcdserverpb.Maintenance/Alarm" => unary!(self.alarm, request),
-            "/etcdserverpb.Maintenance/Defragment" => unary!(self.defragment, request, at_once),
+            "/etcdserverpb.Maintenance/Defragment" => {
+                let message = grpc::read(request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+                grpc::reply(message.map(Self::defragment))
+            }
             "/etcdserverpb.Maintenance/Hash" => unary!(self.hash, request),
             "/etcdserverpb.Maintenance/HashKV" => unary!(self.hash_kv, request),
             "/etcdserverpb.Maintenance/MoveLeader" => unary!(self.move_leader, request),
@@ -196,7 +204,7 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
             // Authentication, locks, elections, snapshots, downgrades, range streams, and whatever
             // a later etcd has: clients fall back or say so.
-            path => error::not_implemented(path).into_http(),
+            path => error::unknown_method(path).into_http(),
         }
     }
 }

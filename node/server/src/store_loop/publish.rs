@@ -18,6 +18,7 @@ pub(super) fn publish(vitals: &Vitals, status: &Status) {
         .sequencer
         .is_some_and(|node| node == status.node || status.reachable.contains(&node));
     vitals.set_has_leader(has_leader);
+    vitals.note_alarms(&status.alarms);
     let view = view(status);
     if *vitals.view() != view {
         vitals.publish(view);

@@ -28,6 +28,7 @@ pub struct Vitals {
     db_size_in_use: AtomicI64,
     has_leader: AtomicBool,
     draining: AtomicBool,
+    no_space: AtomicBool,
     view: RwLock<Arc<View>>,
 }
 
@@ -47,6 +48,7 @@ impl Vitals {
             db_size_in_use: AtomicI64::new(0),
             has_leader: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            no_space: AtomicBool::new(false),
             view: RwLock::new(Arc::default()),
         }
     }
@@ -153,6 +155,17 @@ impl Vitals {
         self.draining.store(yes, Ordering::Relaxed);
     }
 
+    /// An alarm about room is raised somewhere: nothing may be put anywhere.
+    pub fn no_space(&self) -> bool {
+        self.no_space.load(Ordering::Relaxed)
+    }
+
+    /// Takes notice of the alarms that are raised, before they are published.
+    pub fn note_alarms(&self, alarms: &[(NodeId, AlarmKind)]) {
+        let no_space = alarms.iter().any(|(_, alarm)| *alarm == AlarmKind::NoSpace);
+        self.no_space.store(no_space, Ordering::Relaxed);
+    }
+
     /// What was published last.
     pub fn view(&self) -> Arc<View> {
         self.view.read().clone()
@@ -161,6 +174,7 @@ impl Vitals {
     /// Replaces the view. Wanted on every change of nodes, alarms, leaders or descriptors, at most
     /// a few times a second.
     pub fn publish(&self, view: View) {
+        self.note_alarms(&view.alarms);
         *self.view.write() = Arc::new(view);
     }
 }

@@ -266,8 +266,13 @@ impl Session {
         let current = self.gateway.backend().vitals().revision();
         self.announce(token, current);
         let Some(watcher) = self.by_token.remove(&token) else { return };
+        let mut header = self.gateway.header(current);
+        if compact_revision != 0 {
+            // As in etcd: this response is not about the present.
+            header.revision = 0;
+        }
         self.out.push_back(pb::WatchResponse {
-            header: Some(self.gateway.header(current)),
+            header: Some(header),
             watch_id: watcher.id,
             canceled: true,
             compact_revision,
