@@ -110,7 +110,7 @@ impl Plan {
 /// How many of `nodes` vote in the meta range: an odd number, so that none is in vain.
 pub fn meta_voters(nodes: usize) -> usize {
     let voters = nodes.min(META_VOTERS_MAX);
-    if voters % 2 == 0 && voters > 2 { voters - 1 } else { voters }
+    if voters.is_multiple_of(2) && voters > 2 { voters - 1 } else { voters }
 }
 
 /// The log of a range that starts now. A vote given before by this replica is kept.

@@ -436,3 +436,12 @@ pub fn encode_raft(message: &Message) -> bytes::Bytes {
 pub fn decode_raft(data: &[u8]) -> Result<Message, String> {
     Message::parse_from_bytes(data).map_err(|error| format!("malformed raft message: {error}"))
 }
+
+/// The position that the raft snapshot in a message stands for, if there is one: the edge sends the
+/// data of exactly that position with it.
+pub fn snapshot_position(message: &crate::message::Message) -> Option<Applied> {
+    let crate::message::Message::Raft { data, .. } = message else { return None };
+    let message = decode_raft(data).ok()?;
+    let metadata = message.get_snapshot().get_metadata();
+    (metadata.index > 0).then_some(Applied { index: metadata.index, term: metadata.term })
+}

@@ -353,8 +353,10 @@ impl Leaseholder {
             (Cookie::Probe(asked), SequencerReply::Current(_)) => {
                 self.admit(asked, true, view, out);
             }
-            (Cookie::Cleared(asked), SequencerReply::Current(_)) => {
-                out.done(asked.asker, Ok(Response::LeaseRevoke { revision: 0 }));
+            (Cookie::Cleared(asked), SequencerReply::Current(revision)) => {
+                // At this revision the keys are gone; at the one before a late detachment they
+                // may not have been.
+                out.done(asked.asker, Ok(Response::LeaseRevoke { revision }));
             }
             (Cookie::Watermark, SequencerReply::Current(revision)) => self.watermark = revision,
             // Fenced: another leader is registered; the node takes the lease away.

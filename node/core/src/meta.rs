@@ -69,14 +69,14 @@ pub struct MetaState {
 impl MetaState {
     /// The state of a cluster that is just formed.
     pub fn initial(cluster: u64, nodes: Vec<NodeRecord>, ranges: Vec<RangeDescriptor>) -> Self {
-        let mut state = Self::default();
-        state.scalars = Scalars {
+        let scalars = Scalars {
             cluster,
             block: GrantBlock { end: 1, handover: Some(2) },
             next_node: nodes.iter().map(|node| node.id.0).max().unwrap_or(0) + 1,
             next_range: ranges.iter().map(|range| range.id.0).max().unwrap_or(0) + 1,
             ..Scalars::default()
         };
+        let mut state = Self { scalars, ..Self::default() };
         state.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         for range in ranges {
             state.set_range(range);

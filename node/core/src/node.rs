@@ -95,8 +95,6 @@ enum Asked {
     Gather(u64),
     /// The current revision, for a new watch.
     Watch(WatchToken),
-    /// The current revision, for a client.
-    Client(u64),
 }
 
 /// See the module.
@@ -431,10 +429,8 @@ impl Node {
         for message in messages {
             let to = ReplicaId(message.to);
             let Some(replica) = self.replicas.get_mut(&range) else { return };
-            let Some(node) = replica.node_of(to).or_else(|| {
-                // A replica without a descriptor answers whoever wrote to it.
-                replica.last_leader
-            }) else {
+            // A replica without a descriptor answers whoever wrote to it.
+            let Some(node) = replica.node_of(to).or(replica.last_leader) else {
                 continue;
             };
             if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot {

@@ -21,7 +21,7 @@ const ROUNDS_MAX: usize = 4;
 
 /// Answers of one batch for one node.
 #[derive(Debug)]
-struct Answers {
+struct Share {
     node: NodeId,
     session: SessionId,
     first: u64,
@@ -32,7 +32,7 @@ struct Answers {
 #[derive(Debug)]
 struct Round<T> {
     number: u64,
-    answers: Vec<Answers>,
+    shares: Vec<Share>,
     /// Questions that need only the confirmation: with the revision at numbering.
     confirmations: Vec<T>,
     revision: Revision,
@@ -241,7 +241,7 @@ impl<T> Sequencer<T> {
             if !answers.is_empty() {
                 let first = stream.first;
                 stream.first += answers.len() as u64;
-                batch.push(Answers { node: *node, session: stream.session, first, answers });
+                batch.push(Share { node: *node, session: stream.session, first, answers });
             }
         }
         self.streams = streams;
@@ -251,7 +251,7 @@ impl<T> Sequencer<T> {
         self.round_number += 1;
         self.rounds.push_back(Round {
             number: self.round_number,
-            answers: batch,
+            shares: batch,
             confirmations: std::mem::take(&mut self.confirmations),
             revision: self.current(),
         });
@@ -303,7 +303,7 @@ impl<T> Sequencer<T> {
         let mut out = Confirmed { send: Vec::new(), confirmations: Vec::new() };
         while self.rounds.front().is_some_and(|round| round.number <= number) {
             let round = self.rounds.pop_front().expect("checked above");
-            for Answers { node, session, first, answers } in round.answers {
+            for Share { node, session, first, answers } in round.shares {
                 out.send
                     .push((node, Message::SequencerAnswer { session, first, answers, compacted }));
             }

@@ -12,7 +12,7 @@ use crate::leaseholder::{self, Asker};
 use crate::message::{
     Message, MetaRequest, Outcome, RangeRequest, SequencerItem, SequencerItemKind,
 };
-use crate::replica::Lease;
+use crate::replica::{Lease, Replica};
 use crate::request::Response;
 use crate::state::StateReads;
 
@@ -286,13 +286,17 @@ impl Node {
     pub(super) fn role_changed(&mut self, range: RangeId) {
         self.settle_timeout(range);
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        if let Some(node) = replica.leader_node() {
-            if replica.last_leader != Some(node) {
-                replica.last_leader = Some(node);
-                replica.campaign_in = None;
-                self.router.moved(range);
+        if let Some(node) = replica.leader_node()
+            && replica.last_leader != Some(node)
+        {
+            replica.last_leader = Some(node);
+            replica.campaign_in = None;
+            self.router.moved(range);
+            if range == META_RANGE {
+                self.range_moved(range, node);
             }
         }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
         let term = replica.group.term();
         let leads = replica.group.is_leader();
         let lost = match replica.lease {
@@ -382,7 +386,7 @@ impl Node {
             }
         }
         self.retry_waiting();
-        self.watch_range_changed(range);
+        self.watch_range_moved(range, self.config.node);
     }
 
     pub(super) fn lease_lost(&mut self, range: RangeId) {
@@ -442,10 +446,6 @@ impl Node {
             match asked {
                 Asked::Gather(id) => self.gather_at(id, current),
                 Asked::Watch(token) => self.watch_start(token, current),
-                Asked::Client(sequence) => self.routed_outcome(
-                    sequence,
-                    Outcome::Done(Ok(Response::CurrentRevision { revision: current })),
-                ),
                 Asked::Range(cookie) => self.range_answered(range, term, cookie, reply, state),
             }
         }
@@ -465,7 +465,7 @@ impl Node {
             .get(&range)
             .is_some_and(|replica| replica.holds_lease() && replica.group.term() == term);
         if !current {
-            let hint = self.replicas.get(&range).and_then(|replica| replica.leader_node());
+            let hint = self.replicas.get(&range).and_then(Replica::leader_node);
             return leaseholder::refuse_cookie(cookie, hint, &mut self.out);
         }
         if reply == crate::message::SequencerReply::Fenced {

@@ -284,6 +284,13 @@ impl Node {
     pub(super) fn meta_applied(&mut self, entry: &MetaEntry, answer: MetaAnswer) {
         match &entry.change {
             MetaChange::Reserve { .. } => self.reserved(),
+            MetaChange::Register { descriptor, .. } => {
+                let range = descriptor.id;
+                if let Some(registered) = self.meta.registration(range) {
+                    self.range_moved(range, registered.node);
+                    self.watch_range_moved(range, registered.node);
+                }
+            }
             MetaChange::LeaseAttach { id, range } => self.sequencer.attached(*id, *range),
             MetaChange::LeaseGrant { id, ttl } if self.sequencer.is_active() => {
                 if matches!(answer, MetaAnswer::Client(Ok(_))) {

@@ -15,6 +15,7 @@ use crate::message::{
     SequencerItemKind,
 };
 use crate::read::{Origin, ReadTask, ReadWork};
+use crate::replica::Replica;
 use crate::request::{AdminOp, Op, OpResult, RangeOp, RangeResult, Request, Response, SortOrder};
 use crate::state::{StateReads, Version};
 use bytes::Bytes;
@@ -350,7 +351,8 @@ impl Node {
         };
         let target = range.and_then(|range| self.leaseholder_of(range));
         let reachable = target.filter(|target| {
-            *target == self.config.node || self.peers.get(target).is_some_and(|peer| peer.connected)
+            *target == self.config.node
+                || self.peers.get(target).is_some_and(|peer| peer.connected && !peer.down)
         });
         let now = self.now;
         let pending = self.router.pending.get_mut(&sequence)?;
@@ -374,12 +376,12 @@ impl Node {
             return Some(self.config.node);
         }
         if range == META_RANGE {
-            return self.replicas.get(&META_RANGE).and_then(|meta| meta.leader_node());
+            return self.replicas.get(&META_RANGE).and_then(Replica::leader_node);
         }
         if let Some(hint) = self.router.hints.get(&range) {
             return Some(*hint);
         }
-        let local = self.replicas.get(&range).and_then(|replica| replica.leader_node());
+        let local = self.replicas.get(&range).and_then(Replica::leader_node);
         local.or_else(|| self.meta.registration(range).map(|registered| registered.node)).or_else(
             || {
                 let descriptor = self.meta.ranges().get(&range)?;
@@ -662,6 +664,28 @@ impl Node {
             }
         }
         self.router.hints.retain(|_, hint| *hint != node);
+    }
+
+    /// A range is led by `node` now: what was sent to another one, which may never answer, is sent
+    /// anew.
+    pub(super) fn range_moved(&mut self, range: RangeId, node: NodeId) {
+        self.router.moved(range);
+        let now = self.now;
+        let mut stale = Vec::new();
+        for (sequence, pending) in &self.router.pending {
+            if pending.sent_to.is_some_and(|to| to != node)
+                && self.range_at(&pending.place) == Some(range)
+            {
+                stale.push(*sequence);
+            }
+        }
+        for sequence in stale {
+            if let Some(pending) = self.router.pending.get_mut(&sequence) {
+                pending.sent_to = None;
+                pending.retry_at = Some(now);
+            }
+            self.dispatch_remote_or_loop(sequence);
+        }
     }
 
     /// The lease of a range changed hands: what waits for it may go now.

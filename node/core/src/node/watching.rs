@@ -262,10 +262,9 @@ impl Node {
         self.end_feeds(|_, at, _| at == node);
     }
 
-    /// The lease of a range is here now: feeds that asked elsewhere come home.
-    pub(super) fn watch_range_changed(&mut self, range: RangeId) {
-        let me = self.config.node;
-        self.end_feeds(|_, at, of| of == range && at != me);
+    /// The lease of a range is at `node` now: feeds from elsewhere start again there.
+    pub(super) fn watch_range_moved(&mut self, range: RangeId, node: NodeId) {
+        self.end_feeds(|_, at, of| of == range && at != node);
     }
 
     fn end_feeds(&mut self, ends: impl Fn(u64, NodeId, RangeId) -> bool) {
