@@ -200,8 +200,9 @@ impl Running {
         self.stop_http.cancel();
         let (handle, transport) = (self.handle, self.transport);
         tokio::task::block_in_place(|| {
-            handle.stop();
+            // The loop takes nothing from peers once it ends.
             transport.stop();
+            handle.stop();
         });
         info!("stopped");
     }

@@ -92,8 +92,13 @@ struct Shared {
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     tombstoned: Mutex<BTreeSet<NodeId>>,
     counts: listener::Counts,
+    /// Refusals that were logged, so that each is logged once.
+    refusals: Mutex<BTreeSet<String>>,
     stopped: AtomicBool,
 }
+
+/// Different refusals that are logged.
+const REFUSALS_LOGGED_MAX: usize = 1000;
 
 impl Transport {
     /// Starts to accept peers at `listener`, and sends at most `snapshot_rate` snapshot bytes a
@@ -111,6 +116,7 @@ impl Transport {
             links: Mutex::default(),
             tombstoned: Mutex::default(),
             counts: listener::Counts::default(),
+            refusals: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -121,7 +127,7 @@ impl Transport {
 
     /// Makes a peer known, or tells where it is now.
     pub fn set_peer(&self, peer: NodeId, address: &str) {
-        if peer != self.shared.local.node {
+        if peer != self.shared.local.node && !self.shared.is_tombstoned(peer) {
             self.shared.link_or_add(peer, address).set_address(address);
         }
     }
@@ -134,7 +140,9 @@ impl Transport {
 
     /// Ends all connections with a node for ever: it was removed from the cluster.
     pub fn tombstone(&self, peer: NodeId) {
-        self.shared.tombstoned.lock().insert(peer);
+        if !self.shared.tombstoned.lock().insert(peer) {
+            return;
+        }
         let link = self.shared.links.lock().remove(&peer);
         if let Some(link) = link {
             link.stop();
@@ -201,6 +209,12 @@ impl Shared {
 
     fn is_tombstoned(&self, peer: NodeId) -> bool {
         self.tombstoned.lock().contains(&peer)
+    }
+
+    /// True the first time.
+    fn is_new_refusal(&self, refusal: String) -> bool {
+        let mut refusals = self.refusals.lock();
+        refusals.len() < REFUSALS_LOGGED_MAX && refusals.insert(refusal)
     }
 
     fn is_stopped(&self) -> bool {

@@ -59,10 +59,8 @@ impl Cluster {
         if file(&args.data).exists() {
             return Self::open(args);
         }
-        std::fs::create_dir_all(&args.data)
-            .map_err(|error| Failure::usage(format!("--data {}: {error}", args.data.display())))?;
         let nodes = args.nodes.unwrap_or(3);
-        let cluster = Self {
+        let mut cluster = Self {
             version: 1,
             nodes,
             client_port: args.client_port.unwrap_or(2379),
@@ -73,9 +71,12 @@ impl Cluster {
             election_ms: args.election_ms.unwrap_or(1000),
             token: format!("dev-{:016x}", crate::serve::random_number()),
             formed: false,
-            directory: absolute(&args.data)?,
+            directory: PathBuf::new(),
         };
         cluster.check()?;
+        std::fs::create_dir_all(&args.data)
+            .map_err(|error| Failure::usage(format!("--data {}: {error}", args.data.display())))?;
+        cluster.directory = absolute(&args.data)?;
         Ok(cluster)
     }
 

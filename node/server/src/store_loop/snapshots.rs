@@ -10,12 +10,12 @@ use crate::transport::{Part, SnapshotReceiver, Transport};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use holdfast_core::effects::{Input, SnapshotEffect};
+use holdfast_core::group::snapshot_position;
 use holdfast_core::ids::{NodeId, RangeId, ReplicaId};
 use holdfast_core::message::Message;
 use holdfast_storage::State;
 use holdfast_storage::state::PinnedSnapshot;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,14 @@ pub(super) struct Tools {
     pub state: State,
     pub transport: Arc<Transport>,
     pub inbox: Inbox,
+}
+
+/// A state that waits to be streamed.
+struct Pinned {
+    range: RangeId,
+    to: ReplicaId,
+    snapshot: PinnedSnapshot,
+    since: Instant,
 }
 
 /// One snapshot to send.
@@ -67,22 +75,27 @@ pub(super) fn start(tools: &Tools) -> io::Result<Sender<Job>> {
 }
 
 fn run(tools: &Tools, jobs: &Receiver<Job>, streams: &Sender<Stream>) {
-    let mut pinned: HashMap<(RangeId, ReplicaId), (PinnedSnapshot, Instant)> = HashMap::new();
+    let mut pinned: Vec<Pinned> = Vec::new();
     for job in jobs {
-        pinned.retain(|_, (_, since)| since.elapsed() < PIN_MAX);
+        pinned.retain(|one| one.since.elapsed() < PIN_MAX);
         match job {
             SnapshotEffect::Build { range, to, span } => {
                 let built = tools.state.pin(range, &span).unwrap_or_else(|error| {
                     fatal(&chain(&error));
                 });
                 let applied = built.as_ref().map(PinnedSnapshot::applied);
-                if let Some(built) = built {
-                    pinned.insert((range, to), (built, Instant::now()));
+                if let Some(snapshot) = built {
+                    pinned.push(Pinned { range, to, snapshot, since: Instant::now() });
                 }
                 tell(&tools.inbox, Input::SnapshotBuilt { range, to, applied });
             }
             SnapshotEffect::Stream { range, to, node, message } => {
-                let pinned = pinned.remove(&(range, to)).map(|(pinned, _)| pinned);
+                // More than one may have been built; the message says which is meant.
+                let position = snapshot_position(&message);
+                let mine = pinned.iter().position(|one| {
+                    (one.range, one.to) == (range, to) && Some(one.snapshot.applied()) == position
+                });
+                let pinned = mine.map(|place| pinned.swap_remove(place).snapshot);
                 let stream = Stream { range, to, node, message, pinned };
                 streams.send(stream).expect("the streaming threads live as long as this one");
             }
@@ -142,7 +155,10 @@ pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
                 Part::End(message) => break *message,
             }
         };
-        staging.finish().map_err(io::Error::other)?;
+        let (_, position) = staging.finish().map_err(io::Error::other)?;
+        if snapshot_position(&message) != Some(position) {
+            return Err(io::Error::other("the message is about another position than the data"));
+        }
         tell(&inbox, Input::SnapshotStaged { from, message, staged });
         receiver.acknowledge()
     })

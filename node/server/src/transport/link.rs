@@ -39,6 +39,14 @@ const FRAME_BYTES_SOFT: usize = 1 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
+/// Wait after a peer said that it does not want to hear of this node.
+const BACKOFF_REFUSED: Duration = Duration::from_secs(5);
+
+/// After so many sessions in a row that broke within [`SHORT_SESSION`] something is wrong that
+/// connecting again at once does not heal.
+const SHORT_SESSIONS_MAX: u32 = 3;
+const SHORT_SESSION: Duration = Duration::from_millis(100);
+
 /// A peer that says nothing for so long, not even a heartbeat, is as good as unconnected.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -75,6 +83,10 @@ struct State {
     /// A session was lost and "refused" has not been told since.
     tell_refused: bool,
     last_incoming: u64,
+    /// When the present session began.
+    up_since: Option<Instant>,
+    /// Sessions in a row that broke at once.
+    short_sessions: u32,
     stopped: bool,
 }
 
@@ -219,6 +231,9 @@ impl Link {
                             debug!(peer = %self.peer, address, "cannot connect: {text}");
                         }
                         last_error = text;
+                        if error.kind() == io::ErrorKind::PermissionDenied {
+                            backoff = BACKOFF_REFUSED;
+                        }
                         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
                         self.wait_to_dial(refused, &mut backoff);
                     }
@@ -234,6 +249,14 @@ impl Link {
                 return Job::Stop;
             }
             let Some(out) = &state.out else {
+                if state.short_sessions >= SHORT_SESSIONS_MAX {
+                    state.short_sessions = 0;
+                    let until = Instant::now() + BACKOFF_MAX;
+                    while !state.stopped && !self.changed.wait_until(&mut state, until).timed_out()
+                    {
+                    }
+                    continue;
+                }
                 state.dial_now = false;
                 return Job::Dial(state.address.clone());
             };
@@ -381,6 +404,7 @@ impl Link {
             return;
         }
         state.session += 1;
+        state.up_since = Some(Instant::now());
         state.up = true;
         state.tell_refused = false;
         info!(peer = %self.peer, address = state.address, "peer connected");
@@ -407,6 +431,8 @@ impl Link {
         self.queued.store(0, Ordering::Relaxed);
         state.dial_now = true;
         if std::mem::take(&mut state.up) {
+            let short = state.up_since.is_some_and(|since| since.elapsed() < SHORT_SESSION);
+            state.short_sessions = if short { state.short_sessions + 1 } else { 0 };
             info!(peer = %self.peer, "peer disconnected");
             state.tell_refused = true;
             self.events.lost(self.peer, false);

@@ -65,7 +65,10 @@ fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
     let hello = hello::hear(&stream)?;
     let local = &shared.local;
     if let Some(reason) = objection(&hello, shared) {
-        warn!(from = %hello.node, address = hello.address, "refused a peer connection: {reason}");
+        if shared.is_new_refusal(format!("{} {reason}", hello.node)) {
+            let address = &hello.address;
+            warn!(from = %hello.node, address, "refused a peer connection: {reason}");
+        }
         return hello::refuse(&stream, &reason);
     }
     match hello.purpose {

@@ -131,7 +131,8 @@ fn wrong_flags_name_the_flag() {
         (&["serve"][..], "--data"),
         (&["serve", "--data", "d", "--replicas", "2"], "odd"),
         (&["serve", "--data", "d", "--no-such-flag"], "--no-such-flag"),
-        (&["dev", "--nodes", "0", "--data", "/nonexistent/d"], "/nonexistent"),
+        (&["dev", "--nodes", "0", "--data", "/proc/d"], "--nodes"),
+        (&["dev", "--data", "/proc/d"], "/proc/d"),
         (&["split", ""], "KEY"),
         (&["move", "1", "2"], "not available"),
     ] {
