@@ -262,27 +262,40 @@ impl Node {
         self.dispatch(sequence, state);
     }
 
-    /// A read that may be stale, from what this node has.
+    /// A read that may be stale, from what this node has. Its header must be exact all the same:
+    /// clients start watches from it. So it is a revision up to which the replica here has
+    /// everything. What lies in several ranges is old as the oldest of them, so that is read in
+    /// the ordinary way as long as there is a sequencer.
     fn serve_stale(&mut self, token: ClientToken, op: &Op, spans: &[Span]) -> bool {
-        let here = spans.iter().all(|span| {
-            self.meta.ranges_in(span).iter().all(|range| {
-                self.replicas.get(&range.id).is_some_and(|replica| {
-                    replica.descriptor.as_ref().is_some_and(|own| {
-                        own.span.covers(
-                            &range.span.intersect(span).unwrap_or_else(|| range.span.clone()),
-                        )
-                    })
-                })
-            })
-        });
-        if !here {
+        let mut ranges: BTreeMap<RangeId, Revision> = BTreeMap::new();
+        for span in spans {
+            for range in self.meta.ranges_in(span) {
+                let part = range.span.intersect(span).unwrap_or_else(|| range.span.clone());
+                let Some(replica) = self.replicas.get(&range.id) else { return false };
+                if !replica.descriptor.as_ref().is_some_and(|own| own.span.covers(&part)) {
+                    return false;
+                }
+                let complete = if replica.holds_lease() {
+                    replica.leaseholder.watermark().max(replica.revision)
+                } else {
+                    replica.revision
+                };
+                ranges.insert(range.id, complete.max(1));
+            }
+        }
+        let compacted = self.meta.compacted();
+        let Some(revision) = ranges.values().min().copied() else { return false };
+        if ranges.len() > 1 && (self.session.sequencer().is_some() || revision < compacted) {
             return false;
         }
-        let revision =
-            self.replicas.values().map(|replica| replica.revision).max().unwrap_or(1).max(1);
+        let mut reads = Vec::new();
+        collect_reads(op, &mut reads);
+        if reads.iter().any(|read| read.revision > revision) {
+            return false;
+        }
         self.effects.reads.push(ReadTask {
             origin: Origin::Client(token),
-            work: ReadWork::At { op: op.clone(), revision, compacted: self.meta.compacted() },
+            work: ReadWork::At { op: op.clone(), revision, compacted },
         });
         true
     }
