@@ -1,10 +1,35 @@
 //! What must hold at every moment, one file each.
+//!
+//! | file | what |
+//! |---|---|
+//! | `election_safety` | one leader a term |
+//! | `log_matching` | one entry an index, and it is on disk before it is applied |
+//! | `states_agree` | one state an index |
+//! | `grants_unique` | one grant a revision |
+//! | `watermark` | nothing follows a promise that nothing follows |
+//! | `quorum_durable` | answers name only what a majority of disks has |
+//! | [`crate::history`] | one change a revision |
+//! | [`crate::oracle`] | what clients see: strict serializability, exactly once, watches, leases |
+//! | [`crate::convergence`] | once the faults end, all is well again |
+
+pub mod election_safety;
+
+pub mod log_matching;
+
+pub mod states_agree;
+
+pub mod grants_unique;
+
+pub mod watermark;
+
+pub mod quorum_durable;
 
 use crate::disk::state::RangeImage;
+use crate::history::History;
 use crate::world::SimNode;
-use holdfast_core::effects::{Persist, WatchEffect};
+use holdfast_core::effects::{Millis, Persist, WatchEffect};
 use holdfast_core::error::Error;
-use holdfast_core::ids::NodeId;
+use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::message::Message;
 use holdfast_core::request::Response;
 use holdfast_core::state::ApplyBatch;
@@ -47,6 +72,13 @@ pub enum Sight<'a> {
         /// It.
         batch: &'a ApplyBatch,
     },
+    /// A batch or a raft snapshot has become visible.
+    Applied {
+        /// Where.
+        node: NodeId,
+        /// The range.
+        range: RangeId,
+    },
     /// A raft snapshot is about to replace a range.
     Installing {
         /// Where.
@@ -54,6 +86,8 @@ pub enum Sight<'a> {
         /// It.
         image: &'a RangeImage,
     },
+    /// All effects of a turn were carried out.
+    TurnEnds,
     /// A client is answered.
     Replied {
         /// The gateway.
@@ -94,14 +128,26 @@ pub trait Invariant {
 
 /// All checks of a run.
 pub struct Checks {
+    /// What happened.
+    pub history: History,
+    /// The world's time.
+    pub now: Millis,
     list: Vec<Box<dyn Invariant>>,
     violation: Option<String>,
 }
 
 impl Checks {
-    /// Every invariant.
-    pub fn new() -> Self {
-        Self { list: Vec::new(), violation: None }
+    /// Every invariant, for ranges with so many copies.
+    pub fn new(copies: usize) -> Self {
+        let list: Vec<Box<dyn Invariant>> = vec![
+            Box::<election_safety::ElectionSafety>::default(),
+            Box::<log_matching::LogMatching>::default(),
+            Box::<states_agree::StatesAgree>::default(),
+            Box::<grants_unique::GrantsUnique>::default(),
+            Box::<watermark::Watermark>::default(),
+            Box::new(quorum_durable::QuorumDurable::new(copies)),
+        ];
+        Self { history: History::default(), now: 0, list, violation: None }
     }
 
     /// The first violation.
@@ -116,16 +162,15 @@ impl Checks {
 
     /// Shows something to every check.
     pub fn see(&mut self, nodes: &Nodes, sight: &Sight<'_>) {
+        if let Sight::Applying { batch, .. } = sight
+            && let Err(why) = self.history.applied(batch, self.now)
+        {
+            self.violation.get_or_insert(format!("history: {why}"));
+        }
         for check in &mut self.list {
             if let Err(why) = check.see(nodes, sight) {
                 self.violation.get_or_insert(format!("{}: {why}", check.name()));
             }
         }
-    }
-}
-
-impl Default for Checks {
-    fn default() -> Self {
-        Self::new()
     }
 }

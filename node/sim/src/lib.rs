@@ -14,3 +14,15 @@ pub mod sabotage;
 pub mod invariants;
 
 pub mod world;
+
+pub mod history;
+
+pub mod oracle;
+
+pub mod workload;
+
+pub mod nemesis;
+
+pub mod convergence;
+
+pub mod run;

@@ -106,6 +106,8 @@ pub(crate) enum Event {
     Streamed(Box<Stream>),
     /// A node starts.
     Start(NodeId),
+    /// A process that was asked to stop ends.
+    Stop(NodeId, u64),
     /// A paused node goes on.
     Wake(NodeId, u64),
     /// For whoever drives the world.
@@ -221,7 +223,7 @@ impl World {
     pub fn new(options: Options) -> Self {
         let mut world = Self {
             network: Network::default(),
-            checks: Checks::new(),
+            checks: Checks::new(options.replicas),
             coverage: Coverage::default(),
             drop_one_in: 0,
             now: 1000,
@@ -339,6 +341,8 @@ impl World {
 
     /// Asks a node to give up all leadership.
     pub fn shutdown(&mut self, node: NodeId) {
+        let sim = self.sim(node);
+        sim.stopping = sim.is_up();
         self.post(node, 0, NodeEvent::Input(Box::new(Input::Shutdown)));
     }
 
@@ -359,6 +363,7 @@ impl World {
         }
         let Some(((at, _), event)) = self.queue.pop_first() else { return false };
         self.now = at;
+        self.checks.now = at;
         self.coverage.events += 1;
         self.mix(at);
         self.handle(event);
@@ -373,6 +378,7 @@ impl World {
             Event::Flushed(node, life, count) => self.flushed(node, life, count),
             Event::Streamed(stream) => self.streamed(*stream),
             Event::Start(node) => self.start(node),
+            Event::Stop(node, life) => self.stop(node, life),
             Event::Wake(node, life) => self.wake(node, life),
             Event::Timer(name) => self.happenings.push_back(Happening::Timer(name)),
         }

@@ -69,6 +69,7 @@ impl World {
             self.happenings.push_back(Happening::Watch { node, news });
         }
         self.sim(node).handed_over |= handed_over;
+        self.checks.see(&self.nodes, &Sight::TurnEnds);
         follow_up
     }
 

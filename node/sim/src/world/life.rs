@@ -49,6 +49,7 @@ pub struct SimNode {
     pub(crate) next_staged: u64,
     /// A restart is planned.
     pub(crate) starting: bool,
+    pub(crate) stopping: bool,
 }
 
 impl SimNode {
@@ -82,12 +83,18 @@ impl SimNode {
             staged: BTreeMap::new(),
             next_staged: 1,
             starting: true,
+            stopping: false,
         }
     }
 
     /// True if a process runs (it may be paused).
     pub fn is_up(&self) -> bool {
         self.core.is_some()
+    }
+
+    /// True if its process was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 }
 
@@ -145,6 +152,7 @@ impl World {
         sim.sessions.clear();
         sim.turn_due = false;
         sim.handed_over = false;
+        sim.stopping = false;
         sim.pins.clear();
         sim.staged.clear();
         sim.disk_busy_until = 0;
@@ -163,6 +171,21 @@ impl World {
         let others: Vec<NodeId> = self.nodes.keys().copied().filter(|id| *id != node).collect();
         for other in others {
             self.end_session(node, other, !power);
+        }
+    }
+
+    /// Ends a node's process as soon as it leads nothing (or after a while), then starts it again.
+    pub fn restart_after_shutdown(&mut self, node: NodeId) {
+        let life = self.nodes[&node].life;
+        let after = self.rng.random_range(100..2_000);
+        self.schedule(after, Event::Stop(node, life));
+    }
+
+    pub(super) fn stop(&mut self, node: NodeId, life: u64) {
+        if self.nodes[&node].life == life {
+            self.crash(node, false);
+            let after = self.rng.random_range(10..2_000);
+            self.restart(node, after);
         }
     }
 

@@ -1,0 +1,91 @@
+//! Once the faults end, all is well again: every range has a leader, the best placed one; writes
+//! succeed through every node; replicas are equal; watches have seen everything.
+
+use crate::invariants::states_agree::rows_of;
+use crate::world::World;
+use holdfast_core::descriptor::NodeState;
+use holdfast_core::ids::{NodeId, RangeId};
+use holdfast_core::status::Status;
+use std::collections::BTreeMap;
+
+/// Is every range led, by one leaseholder?
+///
+/// # Errors
+/// Says which is not.
+pub fn led(world: &World) -> Result<(), String> {
+    let statuses = statuses(world)?;
+    let mut holders: BTreeMap<RangeId, Vec<NodeId>> = BTreeMap::new();
+    for status in &statuses {
+        for range in &status.ranges {
+            holders.entry(range.descriptor.id).or_default();
+        }
+        for replica in status.replicas.iter().filter(|replica| replica.leaseholder) {
+            holders.entry(replica.range).or_default().push(status.node);
+        }
+    }
+    match holders.iter().find(|(_, nodes)| nodes.len() != 1) {
+        Some((range, nodes)) => Err(format!("{range} is led by {nodes:?}")),
+        None => Ok(()),
+    }
+}
+
+/// Do the leaders sit where they belong?
+///
+/// # Errors
+/// Says which does not.
+pub fn balanced(world: &World) -> Result<(), String> {
+    let statuses = statuses(world)?;
+    let draining: Vec<NodeId> = statuses[0]
+        .nodes
+        .iter()
+        .filter(|record| record.state != NodeState::Up)
+        .map(|record| record.id)
+        .collect();
+    for status in &statuses {
+        for replica in status.replicas.iter().filter(|replica| replica.leader) {
+            let descriptor = status
+                .ranges
+                .iter()
+                .map(|range| &range.descriptor)
+                .find(|descriptor| descriptor.id == replica.range)
+                .ok_or_else(|| format!("{} does not know {}", status.node, replica.range))?;
+            let best =
+                descriptor.voters().map(|voter| voter.node).find(|node| !draining.contains(node));
+            if best.is_some_and(|best| best != status.node) {
+                return Err(format!("{} is led by {}, not {best:?}", replica.range, status.node));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Are all replicas of each range equal?
+///
+/// # Errors
+/// Says which differ.
+pub fn equal(world: &World) -> Result<(), String> {
+    let statuses = statuses(world)?;
+    let mut first: BTreeMap<RangeId, (NodeId, u64, u64, u64)> = BTreeMap::new();
+    for status in &statuses {
+        let node = world.node(status.node);
+        let files = node.state.memory();
+        for replica in &status.replicas {
+            let range = replica.range;
+            let index = files.applied(range).unwrap_or_default().index;
+            let seen = (status.node, index, files.digest(range), rows_of(node, range));
+            let known = *first.entry(range).or_insert(seen);
+            if (known.1, known.2, known.3) != (seen.1, seen.2, seen.3) {
+                return Err(format!("{range} differs: {known:?} and {seen:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn statuses(world: &World) -> Result<Vec<Status>, String> {
+    world
+        .nodes()
+        .keys()
+        .map(|node| world.status(*node).ok_or_else(|| format!("{node} does not run")))
+        .collect()
+}

@@ -1,0 +1,238 @@
+//! One run: a cluster under load and faults, then without faults, then judged.
+//!
+//! ```text
+//!   chaos: safety is checked at every step ──► heal ──► liveness within bounds ──► judgement
+//! ```
+
+use crate::convergence;
+use crate::nemesis::{Nemesis, Temper};
+use crate::oracle::value_of;
+use crate::workload::{Watchers, Workload};
+use crate::world::{Coverage, Happening, Options, World};
+use bytes::Bytes;
+use holdfast_core::effects::Millis;
+use holdfast_core::ids::NodeId;
+use holdfast_core::request::{Op, PutOp, RangeOp, Request, Response};
+use rand::Rng;
+
+/// Clients of a run, and watching ones.
+const CLIENTS: usize = 6;
+const WATCHERS: usize = 5;
+
+const WATCHER_TIMERS: u64 = 1 << 20;
+const NEMESIS_TIMER: u64 = 1 << 21;
+
+/// After the last fault, every range has a leader within this. Five elections, and the time that
+/// a request sent to nowhere takes to be sent again.
+const LED_MS: Millis = 12_000;
+/// Then leaders are where they belong, replicas equal, watches complete.
+const SETTLED_MS: Millis = 20_000;
+
+/// What a run is.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The world.
+    pub options: Options,
+    /// How long the faults go on, in milliseconds.
+    pub chaos_ms: Millis,
+    /// At most so many events of faults and load.
+    pub steps_max: u64,
+    /// No faults.
+    pub calm: bool,
+}
+
+impl Plan {
+    /// A run of this seed.
+    pub fn new(seed: u64) -> Self {
+        let options = Options::new(seed);
+        Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Fingerprint of everything that happened.
+    pub trace: u64,
+    /// What happened how often.
+    pub coverage: Coverage,
+    /// Operations of clients.
+    pub operations: usize,
+    /// Of which were answered with success.
+    pub succeeded: usize,
+    /// Revisions that changed something.
+    pub revisions: usize,
+    /// Watches.
+    pub watches: usize,
+    /// The world's time at the end.
+    pub virtual_ms: Millis,
+    /// What is wrong, if anything.
+    pub violation: Option<String>,
+}
+
+struct Run {
+    world: World,
+    workload: Workload,
+    watchers: Watchers,
+    nemesis: Nemesis,
+}
+
+/// Runs a plan.
+pub fn run(plan: Plan) -> Report {
+    let seed = plan.options.seed;
+    let mut world = World::new(plan.options);
+    let temper = if plan.calm { Temper::calm() } else { Temper::draw(&mut world) };
+    let think_max = if world.rng().random() { 20 } else { 200 };
+    let mut run = Run {
+        workload: Workload::new(CLIENTS, think_max),
+        watchers: Watchers::new(WATCHERS, WATCHER_TIMERS),
+        nemesis: Nemesis::new(temper, NEMESIS_TIMER),
+        world,
+    };
+    let mut violation = run.all(plan.chaos_ms, plan.steps_max).err();
+    if violation.is_none() {
+        violation = run.workload.oracle.judge(&run.world.checks.history).err();
+    }
+    let ops = &run.workload.oracle.ops;
+    Report {
+        seed,
+        trace: run.world.trace(),
+        coverage: run.world.coverage,
+        operations: ops.len(),
+        succeeded: ops.iter().filter(|op| matches!(op.returned, Some((_, Ok(_))))).count(),
+        revisions: run.world.checks.history.changes().len(),
+        watches: run.workload.oracle.watches.len(),
+        virtual_ms: run.world.now(),
+        violation,
+    }
+}
+
+impl Run {
+    fn all(&mut self, chaos_ms: Millis, steps_max: u64) -> Result<(), String> {
+        for client in 0..CLIENTS as u64 {
+            self.world.timer(client, client);
+        }
+        for watcher in 0..WATCHERS as u64 {
+            self.world.timer(500 + watcher, WATCHER_TIMERS + watcher);
+        }
+        let first = self.world.rng().random_range(0..3_000);
+        self.world.timer(first, NEMESIS_TIMER);
+        let end = self.world.now() + chaos_ms;
+        while self.world.now() < end && self.world.coverage.events < steps_max {
+            self.step()?;
+        }
+        self.nemesis.heal(&mut self.world);
+        self.until(LED_MS, "a leader for every range", |run| convergence::led(&run.world))?;
+        self.time(2_000)?;
+        self.workload.stopped = true;
+        self.watchers.stopped = true;
+        self.every_node_serves()?;
+        self.until(SETTLED_MS, "clients without work", |run| {
+            if run.workload.is_idle() { Ok(()) } else { Err("some wait".to_owned()) }
+        })?;
+        self.until(SETTLED_MS, "leaders in their places", |run| {
+            convergence::balanced(&run.world)?;
+            convergence::led(&run.world)
+        })?;
+        self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
+        self.until(SETTLED_MS, "complete watches", |run| {
+            let last = run.world.checks.history.last();
+            let behind = run
+                .watchers
+                .live(&run.workload.oracle)
+                .find(|watch| watch.through < last && watch.next() <= last);
+            behind.map_or(Ok(()), |watch| Err(format!("{last} is missing: {watch:?}")))
+        })
+    }
+
+    /// A write into each range and a read of everything, through each node.
+    fn every_node_serves(&mut self) -> Result<(), String> {
+        let nodes: Vec<NodeId> = self.world.nodes().keys().copied().collect();
+        let all = Bytes::from_static(b"\0");
+        let read = RangeOp { key: all.clone(), range_end: all, ..RangeOp::default() };
+        for node in nodes {
+            for key in ["k0", "k1a", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9"] {
+                let key = Bytes::from_static(key.as_bytes());
+                let value = value_of(self.workload.oracle.next_id(), 0);
+                self.must_succeed(node, Op::Put(PutOp { key, value, ..PutOp::default() }))?;
+            }
+            self.must_succeed(node, Op::Range(read.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn must_succeed(&mut self, node: NodeId, op: Op) -> Result<(), String> {
+        let id = self
+            .workload
+            .ask(node, 5_000, Request::Kv(op), &mut self.world)
+            .ok_or_else(|| format!("{node} does not run"))? as usize;
+        self.until(6_000, "an answer", |run| match &run.workload.oracle.ops[id].returned {
+            Some(_) => Ok(()),
+            None => Err(format!("{:?}", run.workload.oracle.ops[id])),
+        })?;
+        let record = &self.workload.oracle.ops[id];
+        if matches!(record.returned, Some((_, Ok(Response::Kv { .. })))) {
+            return Ok(());
+        }
+        Err(format!("after the faults: {record:?}"))
+    }
+
+    fn time(&mut self, millis: Millis) -> Result<(), String> {
+        let end = self.world.now() + millis;
+        while self.world.now() < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn until(
+        &mut self,
+        bound: Millis,
+        what: &str,
+        holds: impl Fn(&Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let end = self.world.now() + bound;
+        loop {
+            match holds(self) {
+                Ok(()) => return Ok(()),
+                Err(why) if self.world.now() >= end => {
+                    return Err(format!("no {what} after {bound} ms: {why}"));
+                }
+                Err(_) => self.time(20)?,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let alive = self.world.advance();
+        while let Some(happening) = self.world.happening() {
+            self.happened(happening);
+        }
+        match self.world.checks.violation() {
+            Some(violation) => Err(format!("{} ms: {violation}", self.world.now())),
+            None if alive => Ok(()),
+            None => Err("the world stands still".to_owned()),
+        }
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        let Self { world, workload, watchers, nemesis } = self;
+        match happening {
+            Happening::Reply { token, result, .. } => workload.reply(token, result, world),
+            Happening::Watch { news, .. } => watchers.news(&news, &mut workload.oracle, world),
+            Happening::Crashed(node) => {
+                workload.crashed(node, world);
+                watchers.crashed(node, &mut workload.oracle, world);
+            }
+            Happening::Timer(NEMESIS_TIMER) => nemesis.due(world),
+            Happening::Timer(name) if name >= WATCHER_TIMERS => {
+                let seen = workload.seen();
+                let watcher = (name - WATCHER_TIMERS) as usize;
+                watchers.due(watcher, seen, &mut workload.oracle, world);
+            }
+            Happening::Timer(name) => workload.due(name as usize, world),
+        }
+    }
+}
