@@ -58,7 +58,7 @@ pub struct Config {
     pub watch_progress_interval: Duration,
     /// How long open requests may take to finish once the node stops.
     pub stop_timeout: Duration,
-    /// Room for data, told in `Status`; 0 is unlimited.
+    /// Bytes at which writes are refused, told in `Status` and nothing else; 0 is unknown.
     pub db_size_quota: i64,
 }
 

@@ -87,6 +87,11 @@ impl Room {
         1.0 - self.free as f64 / self.total as f64
     }
 
+    /// Bytes that may be used, by whomever, before [`Room::is_full`].
+    pub fn usable(&self) -> u64 {
+        (self.total as f64 * FULL_FRACTION) as u64
+    }
+
     /// True from [`FULL_FRACTION`] on.
     pub fn is_full(&self) -> bool {
         self.used_fraction() >= FULL_FRACTION
