@@ -51,7 +51,7 @@ impl Failure {
     }
 
     /// Something broke.
-    pub fn failure(line: impl Into<String>) -> Self {
+    pub fn broken(line: impl Into<String>) -> Self {
         Self { exit: Exit::Failure, line: line.into() }
     }
 

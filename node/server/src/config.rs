@@ -226,7 +226,7 @@ impl Config {
         }
         let nodes = initial_cluster.members.len();
         let replicas = args.replicas.unwrap_or(if nodes >= 3 || !forms { 3 } else { 1 });
-        if replicas % 2 == 0 {
+        if replicas.is_multiple_of(2) {
             return Err(format!(
                 "--replicas {replicas} must be odd: an even number tolerates no more failures than one less"
             ));

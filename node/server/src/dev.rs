@@ -90,9 +90,9 @@ pub fn run(args: DevArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failure(format!("cannot start: {error}")))?;
+        .map_err(|error| Failure::broken(format!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let mut stop = StopSignal::new().map_err(Failure::failure)?;
+        let mut stop = StopSignal::new().map_err(Failure::broken)?;
         match args.rejoin {
             None => run_all(&args, &mut stop).await,
             Some(number) => run_one(&args, number, &mut stop).await,
@@ -162,7 +162,7 @@ async fn run_one(args: &DevArgs, number: usize, stop: &mut StopSignal) -> Result
                 () = stop.received() => Ok(()),
                 ended = nodes[0].wait() => match ended {
                     Ended::Stopped => Ok(()),
-                    Ended::Broken(how) => Err(Failure::failure(format!("node {number} {how}"))),
+                    Ended::Broken(how) => Err(Failure::broken(format!("node {number} {how}"))),
                 },
             }
         }

@@ -51,7 +51,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
         .thread_name("client")
         .enable_all()
         .build()
-        .map_err(|error| Failure::failure(format!("cannot start: {error}")))?;
+        .map_err(|error| Failure::broken(format!("cannot start: {error}")))?;
     let outcome = runtime.block_on(serve(config, stop_with_stdin));
     // Connections that do not end by themselves are cut.
     runtime.shutdown_background();
@@ -65,7 +65,7 @@ pub fn random_number() -> u64 {
 
 async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
     let mut stop = StopRequests::new(stop_with_stdin)
-        .map_err(|error| Failure::failure(format!("cannot hear signals: {error}")))?;
+        .map_err(|error| Failure::broken(format!("cannot hear signals: {error}")))?;
     let ports = Ports::reserve(&config).await?;
     let starting = async {
         let (disk, identity) = identity::open(&config).await?;
@@ -110,13 +110,13 @@ impl Running {
         let Stores { log, state, boots } = stores;
         let ranges = boots.len();
         let node = Node::new(core, clock.now(), log.clone(), &state, boots)
-            .map_err(|error| Failure::failure(format!("the state cannot be read: {error}")))?;
+            .map_err(|error| Failure::broken(format!("the state cannot be read: {error}")))?;
         let inbox: Inbox = Arc::new(Mailbox::default());
         let room = disk.room().map_err(|error| storage_failure(&error))?;
         let db_size_quota = i64::try_from(room.usable()).unwrap_or(i64::MAX);
         let disk = Arc::new(disk);
         let listeners =
-            ports.listen().map_err(|error| Failure::failure(format!("cannot listen: {error}")))?;
+            ports.listen().map_err(|error| Failure::broken(format!("cannot listen: {error}")))?;
         let local = Local {
             cluster: identity.cluster,
             node: identity.node,
@@ -126,7 +126,7 @@ impl Running {
         let snapshots = store_loop::receive_snapshots(&state, &inbox);
         let events = Arc::new(PeerMail::new(Arc::clone(&inbox), snapshots));
         let transport = Transport::start(local, listeners.peer, config.snapshot_rate, events)
-            .map_err(|error| Failure::failure(format!("cannot talk to peers: {error}")))?;
+            .map_err(|error| Failure::broken(format!("cannot talk to peers: {error}")))?;
         let transport = Arc::new(transport);
         let mut peers = PeersFile::open(disk.dir());
         for (peer, address) in peers.known(config, identity) {
@@ -147,10 +147,10 @@ impl Running {
             on_peers: Box::new(move |changed| peers.remember(&changed)),
         };
         let handle = store_loop::start(parts)
-            .map_err(|error| Failure::failure(format!("cannot start a thread: {error}")))?;
+            .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?;
 
         announce::start(config, identity, &transport, &inbox)
-            .map_err(|error| Failure::failure(format!("cannot start a thread: {error}")))?;
+            .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?;
 
         let backend = Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
         let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());

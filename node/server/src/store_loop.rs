@@ -41,6 +41,7 @@ use holdfast_core::ids::NodeId;
 use holdfast_core::message::Message;
 use holdfast_core::node::Node;
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
+use holdfast_core::status::Status;
 use holdfast_storage::state::RevisionPin;
 use holdfast_storage::{Disk, RaftLog, State};
 use questions::Questions;
@@ -67,6 +68,9 @@ const MEMTABLE_BYTES_MAX: usize = 512 << 20;
 /// How long each turn waits while the disk is behind.
 const CONGESTION_PAUSE: Duration = Duration::from_millis(2);
 
+/// Hears of changed addresses of nodes.
+pub type OnPeers = Box<dyn FnMut(Vec<(NodeId, String)>) + Send>;
+
 /// What a store loop works on.
 pub struct Parts {
     /// The core.
@@ -88,7 +92,7 @@ pub struct Parts {
     /// Zero of the core's clock.
     pub clock: Clock,
     /// Hears of changed addresses of nodes.
-    pub on_peers: Box<dyn FnMut(Vec<(NodeId, String)>) + Send>,
+    pub on_peers: OnPeers,
 }
 
 /// The core's clock.
@@ -250,7 +254,7 @@ struct StoreLoop {
     clock: Clock,
     readers: crossbeam_channel::Sender<readers::Job>,
     snapshots: crossbeam_channel::Sender<snapshots::Job>,
-    on_peers: Box<dyn FnMut(Vec<(NodeId, String)>) + Send>,
+    on_peers: OnPeers,
     handed_over: tokio::sync::watch::Sender<bool>,
     /// Local clients that wait.
     replies: TokenMap<Reply>,
@@ -356,7 +360,8 @@ impl StoreLoop {
                 }
             }
             BackendCall::Hash { revision, reply } => {
-                self.fingerprints.ask(revision, reply, &self.node.status());
+                let status = self.status_of_fingerprints();
+                self.fingerprints.ask(revision, reply, &status);
                 self.take_fingerprints();
             }
             // The prober may be gone.
@@ -364,12 +369,18 @@ impl StoreLoop {
         }
     }
 
+    /// The gateway learns the revision of an answer before the core hears of it.
+    fn status_of_fingerprints(&self) -> Status {
+        let status = self.node.status();
+        Status { revision: status.revision.max(self.vitals.revision()), ..status }
+    }
+
     /// Takes the fingerprints that clients wait for and whose replicas have caught up.
     fn take_fingerprints(&mut self) {
         if self.fingerprints.is_empty() {
             return;
         }
-        let status = self.node.status();
+        let status = self.status_of_fingerprints();
         for (question, compacted) in self.fingerprints.ready(&status) {
             let Question { revision, reply, .. } = question;
             let pin = self.state.pin_revision(compacted);

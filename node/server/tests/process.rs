@@ -4,6 +4,8 @@
 //! turns, because each wants the whole machine. Nothing sleeps for a guessed time: tests wait for
 //! what they want to see, and fail when it does not come.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "process/bad_input.rs"]
 mod bad_input;
 

@@ -97,7 +97,7 @@ pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {
 /// Prints an array, or the one under `field` of an object.
 fn list(json: &[u8], field: &str, format: Format, columns: &[Column]) -> Result<(), Failure> {
     let value: Value = serde_json::from_slice(json)
-        .map_err(|error| Failure::failure(format!("the node's answer is not JSON: {error}")))?;
+        .map_err(|error| Failure::broken(format!("the node's answer is not JSON: {error}")))?;
     match format {
         Format::Json => {
             let value = if value.is_array() { serde_json::json!({ field: value }) } else { value };

@@ -44,7 +44,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failure(format!("cannot start: {error}")))?;
+        .map_err(|error| Failure::broken(format!("cannot start: {error}")))?;
     Ok(runtime.block_on(work))
 }
 
@@ -87,7 +87,7 @@ async fn ask_one<T>(
         Ok(Err(status)) if status.code() == Code::Unavailable => {
             Ok(Err(status.message().to_owned()))
         }
-        Ok(Err(status)) => Err(Failure::failure(status.message())),
+        Ok(Err(status)) => Err(Failure::broken(status.message())),
         Err(_elapsed) => Ok(Err("no answer in time".to_owned())),
     }
 }

@@ -6,6 +6,7 @@ use super::{Exit, Failure};
 use clap::{Args, ValueEnum};
 use holdfast_proto::admin::StatusRequest;
 use serde_json::Value;
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -92,7 +93,7 @@ pub(super) async fn fetch(args: &ClientArgs) -> Result<Value, Failure> {
     })
     .await?;
     serde_json::from_slice(&json)
-        .map_err(|error| Failure::failure(format!("the node's answer is not JSON: {error}")))
+        .map_err(|error| Failure::broken(format!("the node's answer is not JSON: {error}")))
 }
 
 fn people(status: &Value) -> String {
@@ -111,7 +112,7 @@ fn people(status: &Value) -> String {
         ranges["unavailable"],
     );
     if let Some(bytes) = status["bytesRemaining"].as_u64().filter(|&bytes| bytes > 0) {
-        text.push_str(&format!("to copy:    {bytes} bytes\n"));
+        writeln!(text, "to copy:    {bytes} bytes").expect("a string takes any text");
     }
     text.push('\n');
     let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);

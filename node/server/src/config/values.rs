@@ -70,9 +70,9 @@ impl fmt::Display for HumanDuration {
         let millis = self.0.as_millis();
         match millis {
             0 => write!(f, "0s"),
-            _ if millis % 3_600_000 == 0 => write!(f, "{}h", millis / 3_600_000),
-            _ if millis % 60_000 == 0 => write!(f, "{}m", millis / 60_000),
-            _ if millis % 1_000 == 0 => write!(f, "{}s", millis / 1_000),
+            _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
+            _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
+            _ if millis.is_multiple_of(1_000) => write!(f, "{}s", millis / 1_000),
             _ => write!(f, "{millis}ms"),
         }
     }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!("500ms".parse(), Ok(HumanDuration(Duration::from_millis(500))));
         assert!("10".parse::<HumanDuration>().is_err());
         assert!("".parse::<HumanDuration>().is_err());
-        assert_eq!(HumanDuration(Duration::from_secs(600)).to_string(), "10m");
+        assert_eq!(HumanDuration(Duration::from_mins(10)).to_string(), "10m");
         assert_eq!(HumanDuration(Duration::from_millis(90_500)).to_string(), "90500ms");
     }
 

@@ -117,7 +117,7 @@ impl Cluster {
         if !(1..=NODES_MAX).contains(&self.nodes) {
             return Err(Failure::usage(format!("--nodes must be between 1 and {NODES_MAX}")));
         }
-        if self.replicas % 2 == 0 || self.replicas > self.nodes {
+        if self.replicas.is_multiple_of(2) || self.replicas > self.nodes {
             return Err(Failure::usage(format!(
                 "--replicas {} must be odd and at most the number of nodes, {}",
                 self.replicas, self.nodes
@@ -140,7 +140,7 @@ impl Cluster {
         let new = path.with_extension("json.new");
         std::fs::write(&new, text)
             .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|error| Failure::failure(format!("cannot write {}: {error}", path.display())))
+            .map_err(|error| Failure::broken(format!("cannot write {}: {error}", path.display())))
     }
 
     /// The nodes' numbers.

@@ -63,7 +63,7 @@ impl Node {
     ) -> Result<Self, Failure> {
         let directory = cluster.node_directory(number);
         let failed = |error: io::Error| {
-            Failure::failure(format!(
+            Failure::broken(format!(
                 "cannot start node {number} in {}: {error}",
                 directory.display()
             ))

@@ -72,10 +72,13 @@ pub(super) struct Keeper {
     pub stop: StopFlag,
 }
 
+/// What one thread does until it is told to stop.
+type Work = fn(&Keeper);
+
 impl Keeper {
     /// Starts the threads.
     pub(super) fn start(self) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let works: [(&str, fn(&Self)); 4] = [
+        let works: [(&str, Work); 4] = [
             ("flush", Self::flush),
             ("purge", Self::purge),
             ("prune", Self::prune),

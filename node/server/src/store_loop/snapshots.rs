@@ -27,7 +27,7 @@ use tracing::{info, warn};
 const STREAMS: usize = 2;
 
 /// A pinned state that nobody asked to stream is let go after this: it keeps disk space.
-const PIN_MAX: Duration = Duration::from_secs(60);
+const PIN_MAX: Duration = Duration::from_mins(1);
 
 /// What to do.
 pub(super) type Job = SnapshotEffect;

@@ -65,6 +65,7 @@ pub(super) struct Link {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
 struct State {
     address: String,
     out: Option<Outgoing>,

@@ -20,7 +20,7 @@ const DATA: u8 = 0;
 const END: u8 = 1;
 
 /// How long the other side may take for its part: staging is disk work.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The sending side of one snapshot.
 #[derive(Debug)]

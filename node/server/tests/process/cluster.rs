@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// The longest that anything in these tests may take before it counts as hung. Generous: the
 /// machine may be busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The command under test.
 pub(crate) const NODE: &str = env!("CARGO_BIN_EXE_holdfast-node");
@@ -205,7 +205,9 @@ impl Supervisor {
             match self.lines.recv_timeout(left) {
                 Ok(line) if line == "ready" => return,
                 Ok(_) => {}
-                Err(_) => panic!("the cluster in {} is not ready", directory.display()),
+                Err(error) => {
+                    panic!("the cluster in {} is not ready: {error}", directory.display())
+                }
             }
         }
     }

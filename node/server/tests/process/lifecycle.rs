@@ -80,14 +80,15 @@ fn ranges_are_split_transferred_and_drained_under_load_without_a_failed_write() 
     wait_for("the new range", || cluster.status()["ranges"]["total"].as_u64() == Some(before + 1));
     load.wait_progress(50);
 
-    let busiest = cluster.busiest().to_string();
+    let number = cluster.busiest();
+    let busiest = number.to_string();
     let drain = cluster.command(&["drain", &busiest]);
     assert!(drain.status.success(), "{}", String::from_utf8_lossy(&drain.stderr));
     wait_for("the drained node to lead nothing", || {
         let status = cluster.status();
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
         nodes.iter().any(|node: &Value| {
-            node["id"].to_string() == busiest && node["leaders"].as_u64() == Some(0)
+            node["id"].as_u64() == Some(number as u64) && node["leaders"].as_u64() == Some(0)
         })
     });
     load.wait_progress(50);
