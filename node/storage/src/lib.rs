@@ -12,7 +12,12 @@ pub mod log;
 
 pub mod state;
 
+pub mod faulty;
+
+#[cfg(test)]
+mod seeds;
+
 pub use disk::{Disk, Identity, Room};
 pub use error::{Result, StorageError};
 pub use log::{LogOptions, RaftLog};
-pub use state::{Facts, Position, State, StateOptions};
+pub use state::{Facts, PinnedSnapshot, Position, RevisionPin, Staging, State, StateOptions};

@@ -9,13 +9,16 @@
 //!   engine, which ends the process as well.
 
 use crate::error::{Result, StorageError};
+use crate::faulty::{FaultyDisk, LogFileSystem};
 use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
-use holdfast_core::ids::{Index, RangeId};
+use holdfast_core::ids::{Index, RangeId, Term};
 use holdfast_core::state::Applied;
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
+use raft_engine::env::DefaultFileSystem;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Engine group of the log's own rows. No range has this number.
@@ -63,22 +66,35 @@ impl MessageExt for EntryCodec {
 
 /// The open log of a node. All methods may be called from any thread.
 pub struct RaftLog {
-    engine: Engine,
+    engine: Engine<LogFileSystem>,
     /// Reused, so that a write allocates little.
     scratch: Mutex<LogBatch>,
     /// Something was written without fsync since the last fsync.
     unsynced: AtomicBool,
+    /// Files are being freed.
+    purging: AtomicBool,
     poisoned: AtomicBool,
 }
 
 impl RaftLog {
     /// Opens the log in `dir`, or creates it. A tail that was torn by a crash is cut off.
     pub fn open(dir: &Path, options: &LogOptions) -> Result<Self> {
-        let engine = Engine::open(config(dir, options)).map_err(StorageError::log("open"))?;
+        Self::open_on(LogFileSystem::Real(DefaultFileSystem), dir, options)
+    }
+
+    /// Like [`RaftLog::open`], on a disk that fails on purpose.
+    pub fn open_faulty(dir: &Path, options: &LogOptions, disk: &FaultyDisk) -> Result<Self> {
+        Self::open_on(LogFileSystem::faulty(disk), dir, options)
+    }
+
+    fn open_on(system: LogFileSystem, dir: &Path, options: &LogOptions) -> Result<Self> {
+        let engine = Engine::open_with_file_system(config(dir, options), Arc::new(system))
+            .map_err(StorageError::log("open"))?;
         let log = Self {
             engine,
             scratch: Mutex::new(LogBatch::default()),
             unsynced: AtomicBool::new(false),
+            purging: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
         };
         log.check_format()?;
@@ -93,6 +109,7 @@ impl RaftLog {
 
     /// Writes changes of any number of ranges as one unit: after a crash all of it is there or
     /// nothing. Within one [`LogWrite`], `destroy` comes first, then `truncate`, then the rest.
+    /// Entries are always synced, whatever `sync` says.
     pub fn write<'a>(
         &self,
         writes: impl IntoIterator<Item = &'a LogWrite>,
@@ -102,6 +119,7 @@ impl RaftLog {
             return Err(StorageError::Poisoned { what: "raft log" });
         }
         let mut batch = self.scratch.lock();
+        let sync = sync || self.purging.load(Ordering::Acquire);
         let result = self.write_batch(&mut batch, writes, sync);
         if result.is_err() {
             self.poisoned.store(true, Ordering::Release);
@@ -113,9 +131,12 @@ impl RaftLog {
         &self,
         batch: &mut LogBatch,
         writes: impl IntoIterator<Item = &'a LogWrite>,
-        sync: bool,
+        mut sync: bool,
     ) -> Result<()> {
         for write in writes {
+            // The engine checks the entries of the last batch only when it opens, so a power loss
+            // must not leave a batch with torn entries before another one.
+            sync |= !write.entries.is_empty();
             add(batch, write).map_err(StorageError::log("encode a write to"))?;
         }
         if batch.is_empty() {
@@ -177,8 +198,17 @@ impl RaftLog {
     /// from a background thread, every few seconds. Returns the ranges that hold files back and
     /// should be truncated further.
     pub fn purge(&self) -> Result<Vec<RangeId>> {
-        let groups = self.engine.purge_expired_files().map_err(StorageError::log("purge"))?;
-        Ok(groups.into_iter().filter(|group| *group != OWN_GROUP).map(RangeId).collect())
+        // A file is freed when newer rows replace its rows. Those must be durable first: a power
+        // loss would take both, and with them a vote. So nothing is left unsynced meanwhile.
+        self.purging.store(true, Ordering::Release);
+        let outcome = self
+            .write([], true)
+            .and_then(|()| self.engine.purge_expired_files().map_err(StorageError::log("purge")));
+        self.purging.store(false, Ordering::Release);
+        if outcome.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        Ok(outcome?.into_iter().filter(|group| *group != OWN_GROUP).map(RangeId).collect())
     }
 
     fn truncated(&self, range: RangeId) -> Result<Option<Applied>> {
@@ -213,18 +243,31 @@ impl RaftLog {
         }
     }
 
-    /// Cuts each range's log at its truncation row again: freeing a file can lose the cut while
-    /// older entries, moved elsewhere, come back at the next start.
+    /// Cuts each range's log again where it was cut. Freeing a file can lose the cut, and with it
+    /// entries that were replaced, while the old entries, moved elsewhere, come back at the next
+    /// start: those before the cut, and, if the log was empty, replaced ones after it. The latter
+    /// are of older terms than the cut, which entries that belong there never are.
     fn recut(&self) -> Result<()> {
         let mut batch = LogBatch::default();
         for group in self.engine.raft_groups() {
             let Some(truncated) = self.truncated(RangeId(group))? else { continue };
-            if self.engine.first_index(group).is_some_and(|first| first <= truncated.index) {
+            let first = self.engine.first_index(group).unwrap_or(u64::MAX);
+            let last = self.engine.last_index(group).unwrap_or(0);
+            let start = first.max(truncated.index + 1);
+            if start <= last && self.entry_term(group, start)? < truncated.term {
+                batch.add_command(group, Command::Compact { index: last + 1 });
+            } else if first <= truncated.index {
                 batch.add_command(group, Command::Compact { index: truncated.index + 1 });
             }
         }
         self.engine.write(&mut batch, true).map_err(StorageError::log("cut"))?;
         Ok(())
+    }
+
+    fn entry_term(&self, group: u64, index: Index) -> Result<Term> {
+        let entry = self.engine.get_entry::<EntryCodec>(group, index);
+        let entry = entry.map_err(StorageError::log("read"))?;
+        Ok(entry.expect("the index is between the first and the last").term)
     }
 }
 
@@ -284,3 +327,6 @@ fn add(batch: &mut LogBatch, write: &LogWrite) -> raft_engine::Result<()> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod crash_tests;

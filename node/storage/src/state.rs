@@ -212,3 +212,6 @@ mod model;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod crash_tests;

@@ -2,6 +2,7 @@
 
 use super::model::{Generator, Model, RANGES, assert_same};
 use super::*;
+use crate::seeds::seeds;
 use holdfast_core::key::Span;
 use rand::Rng;
 use tempfile::TempDir;
@@ -245,11 +246,6 @@ fn a_damaged_stream_is_refused() {
     assert!(early.finish().unwrap_err().to_string().contains("ends early"));
     assert!(state.install(1, range, pinned.applied(), &[]).is_err());
     assert_same(&state, &model, 0, &mut generator.rng);
-}
-
-/// Some fixed seeds and one fresh one.
-pub fn seeds(count: u64) -> Vec<u64> {
-    (1..count).chain([rand::random()]).collect()
 }
 
 #[test]
