@@ -60,6 +60,9 @@ pub struct MetaState {
     scalars: Scalars,
     nodes: BTreeMap<NodeId, NodeRecord>,
     ranges: BTreeMap<RangeId, RangeDescriptor>,
+    /// Generations of the descriptors that came by the log. `ranges` may know newer ones from
+    /// peers, which must not sway what applying an entry writes.
+    logged: BTreeMap<RangeId, u64>,
     by_start: BTreeMap<Bytes, RangeId>,
     registrations: BTreeMap<RangeId, Registration>,
     leases: BTreeMap<LeaseId, LeaseRecord>,
@@ -79,6 +82,7 @@ impl MetaState {
         let mut state = Self { scalars, ..Self::default() };
         state.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         for range in ranges {
+            state.logged.insert(range.id, range.generation);
             state.set_range(range);
         }
         state
@@ -105,7 +109,11 @@ impl MetaState {
                     let node: NodeRecord = read(value)?;
                     state.nodes.insert(node.id, node);
                 }
-                Some(b'R') => state.set_range(read(value)?),
+                Some(b'R') => {
+                    let range: RangeDescriptor = read(value)?;
+                    state.logged.insert(range.id, range.generation);
+                    state.set_range(range);
+                }
                 Some(b'L') => {
                     state.leases.insert(id(key)? as i64, read(value)?);
                 }
@@ -269,10 +277,9 @@ impl MetaState {
                 for child in cut_off {
                     self.inherit_leases(left, child.id, rows);
                     left = child.id;
-                    if !self.ranges.contains_key(&child.id) {
-                        row(rows, b'R', child.id.0, Some(child));
+                    if !self.logged.contains_key(&child.id) {
+                        self.log_range(child, rows);
                     }
-                    self.learn(child);
                 }
                 self.register(
                     descriptor,
@@ -342,6 +349,16 @@ impl MetaState {
         }
     }
 
+    /// A descriptor came by the log.
+    fn log_range(&mut self, descriptor: &RangeDescriptor, rows: &mut Vec<SystemRow>) {
+        row(rows, b'R', descriptor.id.0, Some(descriptor));
+        self.logged.insert(descriptor.id, descriptor.generation);
+        let known = self.ranges.get(&descriptor.id).map(|range| range.generation);
+        if known.is_none_or(|known| known <= descriptor.generation) {
+            self.set_range(descriptor.clone());
+        }
+    }
+
     fn register(
         &mut self,
         descriptor: &RangeDescriptor,
@@ -349,12 +366,10 @@ impl MetaState {
         parent: Option<(RangeId, u64)>,
         rows: &mut Vec<SystemRow>,
     ) {
-        let known = self.ranges.get(&descriptor.id).map(|range| range.generation);
-        if known.is_none_or(|known| known < descriptor.generation) {
-            self.set_range(descriptor.clone());
-            row(rows, b'R', descriptor.id.0, Some(descriptor));
-        }
         let id = descriptor.id;
+        if self.logged.get(&id).is_none_or(|known| *known < descriptor.generation) {
+            self.log_range(descriptor, rows);
+        }
         let old = self.registrations.get(&id).copied();
         let merged = match old {
             Some(old) if old.term > new.term => old,
