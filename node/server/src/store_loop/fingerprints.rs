@@ -4,13 +4,19 @@
 //! A fingerprint taken then would differ from that of other nodes although nothing is wrong.
 //!
 //! Invariant: a fingerprint is taken once every replica of this node has applied what was in its log
-//! when the question came, and at the same revision whenever that is.
+//! when the question came, and at the same revision whenever that is. What is still on its way to
+//! the logs is waited for too, but not for long: a revision may belong to a range that has no
+//! replica here, or to no write at all.
 
 use crate::gateway::backend::KvHash;
 use holdfast_core::error::Error;
 use holdfast_core::ids::{Index, RangeId, Revision};
 use holdfast_core::status::Status;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot::Sender;
+
+/// How long some replica may take to reach the revision asked for.
+const ON_ITS_WAY_MAX: Duration = Duration::from_millis(300);
 
 /// Where an answer goes.
 pub(super) type Answer = Sender<Result<KvHash, Error>>;
@@ -23,6 +29,8 @@ pub(super) struct Question {
     pub reply: Answer,
     /// What the replicas had in their logs.
     logs: Vec<(RangeId, Index)>,
+    /// When it came.
+    since: Instant,
 }
 
 /// All that wait. Their clients bound how long.
@@ -41,7 +49,8 @@ impl Fingerprints {
     pub(super) fn ask(&mut self, revision: Revision, reply: Answer, status: &Status) {
         let revision = if revision == 0 { status.revision } else { revision };
         let logs = status.replicas.iter().map(|replica| (replica.range, replica.last_index));
-        self.waiting.push(Question { revision, reply, logs: logs.collect() });
+        let since = Instant::now();
+        self.waiting.push(Question { revision, reply, logs: logs.collect(), since });
     }
 
     /// The questions that can be answered now, each with the revision below which history is gone.
@@ -70,6 +79,11 @@ impl Fingerprints {
 impl Question {
     /// A replica that has left this node since then is not waited for.
     fn is_reached(&self, status: &Status) -> bool {
+        let newest = status.replicas.iter().map(|replica| replica.watermark).max();
+        let wanted = self.revision.min(status.revision);
+        if newest.is_some_and(|newest| newest < wanted) && self.since.elapsed() < ON_ITS_WAY_MAX {
+            return false;
+        }
         self.logs.iter().all(|(range, last)| {
             let replica = status.replicas.iter().find(|replica| replica.range == *range);
             replica.is_none_or(|replica| replica.applied >= *last)
@@ -92,7 +106,7 @@ mod tests {
             last_index: 9,
             applied,
             asleep: false,
-            watermark: 0,
+            watermark: 20,
             followers: Vec::new(),
         };
         Status { revision: 20, compacted: 10, replicas: vec![replica], ..Status::default() }
@@ -109,6 +123,17 @@ mod tests {
         assert_eq!(ready.len(), 1);
         assert_eq!((ready[0].0.revision, ready[0].1), (20, 10));
         assert!(fingerprints.is_empty());
+    }
+
+    #[test]
+    fn a_write_that_is_on_its_way_is_waited_for_but_not_for_long() {
+        let (reply, _answer) = oneshot::channel();
+        let mut fingerprints = Fingerprints::default();
+        let heard = Status { revision: 21, ..status(9) };
+        fingerprints.ask(0, reply, &heard);
+        assert!(fingerprints.ready(&heard).is_empty());
+        std::thread::sleep(ON_ITS_WAY_MAX);
+        assert_eq!(fingerprints.ready(&heard).len(), 1);
     }
 
     #[test]
