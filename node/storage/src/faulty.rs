@@ -102,20 +102,19 @@ impl FaultyDisk {
 
     fn open_file(&self, path: &Path, create: bool) -> Result<FaultyFile> {
         let mut inner = self.inner.lock();
-        let file = match inner.files.get(path) {
-            Some(file) => file.clone(),
-            None => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create(create)
-                    .truncate(false)
-                    .open(path)?;
-                let synced_len = file.metadata()?.len();
-                let file = Arc::new(Mutex::new(Journaled { file, synced_len, writes: Vec::new() }));
-                inner.files.insert(path.to_owned(), file.clone());
-                file
-            }
+        let file = if let Some(file) = inner.files.get(path) {
+            file.clone()
+        } else {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(create)
+                .truncate(false)
+                .open(path)?;
+            let synced_len = file.metadata()?.len();
+            let file = Arc::new(Mutex::new(Journaled { file, synced_len, writes: Vec::new() }));
+            inner.files.insert(path.to_owned(), file.clone());
+            file
         };
         Ok(FaultyFile { disk: self.clone(), life: inner.life, file })
     }

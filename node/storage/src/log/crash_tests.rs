@@ -6,6 +6,7 @@ use holdfast_core::effects::LogReads;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use tempfile::TempDir;
 
 const RANGES: std::ops::Range<u64> = 1..4;
@@ -46,7 +47,8 @@ fn differences(found: &Model, possible: &[Model]) -> String {
         for range in RANGES {
             let (found, wanted) = (found.get(&range), model.get(&range));
             if found != wanted {
-                text += &format!("possible {number}, range {range}: {found:?}\n not {wanted:?}\n");
+                writeln!(text, "possible {number}, range {range}: {found:?}\n not {wanted:?}")
+                    .expect("a string takes everything");
             }
         }
     }

@@ -39,6 +39,7 @@ impl Position {
     }
 
     /// The next possible position.
+    #[must_use]
     pub fn next(self) -> Self {
         match self.sub.checked_add(1) {
             Some(sub) => Self { sub, ..self },
@@ -138,12 +139,11 @@ pub fn encode_head(key: &[u8], facts: &Facts) -> [u8; HEAD_LEN] {
 
 /// Reads a row of `heads`.
 pub fn decode_head(key: &[u8], row: &[u8; HEAD_LEN]) -> Facts {
-    if be_u32(&row[37..]) != crc(&[key, &row[..37]]) {
-        panic!(
-            "the state file is corrupt: the newest version of key {} fails its check",
-            printable(key)
-        )
-    }
+    assert!(
+        be_u32(&row[37..]) == crc(&[key, &row[..37]]),
+        "the state file is corrupt: the newest version of key {} fails its check",
+        printable(key)
+    );
     Facts {
         position: Position { revision: be_i64(&row[..8]), sub: be_u32(&row[8..12]) },
         create_revision: be_i64(&row[12..20]),

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, printable};
 use holdfast_core::state::{Applied, ApplyBatch, Version};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// What one change costs beside its key and value: tree nodes and a version.
@@ -143,14 +143,14 @@ impl Memtable {
     }
 
     /// Overlays this table's attachments to `lease` on `keys`.
-    pub fn overlay_lease(&self, lease: LeaseId, span: &Span, keys: &mut BTreeMap<Bytes, ()>) {
+    pub fn overlay_lease(&self, lease: LeaseId, span: &Span, keys: &mut BTreeSet<Bytes>) {
         let from = (lease, span.start.clone());
         for ((of, key), attached) in self.leases.range(from..) {
             if *of != lease || !span.contains(key) {
                 break;
             }
             if *attached {
-                keys.insert(key.clone(), ());
+                keys.insert(key.clone());
             } else {
                 keys.remove(key);
             }

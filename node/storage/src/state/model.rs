@@ -119,7 +119,7 @@ impl Generator {
     /// A key, of the first range if `number` is even.
     pub fn key(number: u32) -> Bytes {
         // Awkward keys: zero bytes, prefixes of each other.
-        let side = if number % 2 == 0 { b'a' } else { b'n' };
+        let side = if number.is_multiple_of(2) { b'a' } else { b'n' };
         let mut key = vec![side];
         key.extend((0..number % 5).map(|step| if step % 2 == 0 { 0 } else { 0xff }));
         key.extend_from_slice((number / 10).to_string().as_bytes());

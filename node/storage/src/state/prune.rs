@@ -142,12 +142,11 @@ fn walk(
     // `remove_versions` changed the size, so read again.
     meta = Meta { live_bytes: Meta::load(transaction)?.live_bytes, ..meta };
     meta.pruned = meta.pruned.max(target);
-    match last {
-        Some(last) => meta.prune_cursor = last.next(),
-        None => {
-            meta.prune_cursor = Position { revision: target, sub: 0 };
-            meta.prune_done = target;
-        }
+    if let Some(last) = last {
+        meta.prune_cursor = last.next();
+    } else {
+        meta.prune_cursor = Position { revision: target, sub: 0 };
+        meta.prune_done = target;
     }
     meta.store(transaction)?;
     Ok(last.is_none())

@@ -83,7 +83,8 @@ impl StateReads for State {
                 if !values {
                     version.value = Some(Bytes::new());
                 }
-                let _: ControlFlow<()> = visit(key.clone(), version);
+                // There is no second key to stop before.
+                if visit(key.clone(), version).is_break() {}
             }
             return;
         }
@@ -232,7 +233,6 @@ impl State {
     }
 
     /// Some changes in `span`, in order and without gaps, and where to go on.
-    #[expect(clippy::type_complexity, reason = "one private caller takes it apart at once")]
     fn change_chunk(
         &self,
         span: &Span,

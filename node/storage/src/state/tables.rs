@@ -16,7 +16,7 @@ use redb::{
     AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// Newest version of each key.
@@ -307,14 +307,13 @@ impl DiskView {
     }
 
     /// Keys of `span` attached to `lease`.
-    pub fn lease_keys(&self, lease: LeaseId, span: &Span) -> BTreeMap<Bytes, ()> {
+    pub fn lease_keys(&self, lease: LeaseId, span: &Span) -> BTreeSet<Bytes> {
         let from = lease_key(lease, &span.start);
         must(self.leases.range::<&[u8]>(from.as_slice()..))
             .map(|row| must(row).0)
             .take_while(|row| row.value().starts_with(&lease.to_be_bytes()))
             .map(|row| Bytes::copy_from_slice(after_number(row.value())))
             .take_while(|key| span.contains(key))
-            .map(|key| (key, ()))
             .collect()
     }
 

@@ -129,7 +129,7 @@ fn the_hash_depends_on_what_is_visible_only() {
         for _ in 0..200 {
             let batch = generator.batch(&model);
             model.apply(&batch);
-            one.apply(&[batch.clone()]);
+            one.apply(std::slice::from_ref(&batch));
             two.apply(&[batch]);
             if generator.rng.random_bool(0.05) {
                 one.flush().unwrap();
@@ -167,7 +167,7 @@ fn a_snapshot_brings_the_same_state() {
         for step in 0..300 {
             let batch = generator.batch(&model);
             model.apply(&batch);
-            source.apply(&[batch.clone()]);
+            source.apply(std::slice::from_ref(&batch));
             if step < lagging_from {
                 target.apply(&[batch]);
             }
