@@ -152,7 +152,7 @@ impl StateReads for State {
             flushing.overlay_lease(lease, span, &mut keys);
         }
         inner.active.overlay_lease(lease, span, &mut keys);
-        keys.into_keys().collect()
+        keys.into_iter().collect()
     }
 
     fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)> {
