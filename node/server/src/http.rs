@@ -138,7 +138,15 @@ impl Endpoints {
             })
         };
         let view = self.backend.view();
-        let alarm = view.alarms.iter().map(|(_, alarm)| *alarm).find(|alarm| !excluded(*alarm));
+        // The flag is newer than the view.
+        let no_space = self.backend.vitals().no_space().then_some(AlarmKind::NoSpace);
+        let alarm = view
+            .alarms
+            .iter()
+            .map(|(_, alarm)| *alarm)
+            .filter(|alarm| *alarm != AlarmKind::NoSpace)
+            .chain(no_space)
+            .find(|alarm| !excluded(*alarm));
         let reason = if let Some(alarm) = alarm {
             Some(format!("ALARM {}", crate::gateway::alarm_name(alarm)))
         } else if local {

@@ -53,13 +53,43 @@ impl Gateway {
             pb::AlarmType::Nospace => AlarmKind::NoSpace,
             pb::AlarmType::Corrupt => AlarmKind::Corrupt,
         };
-        let request = Request::Alarm { action, member: request.member_id, alarm };
-        match self.ask(call, request).await? {
+        let member = request.member_id;
+        let this = |&(node, kind): &(NodeId, AlarmKind)| node.0 == member && kind == alarm;
+        let alarms: Vec<(NodeId, AlarmKind)> = match action {
+            AlarmAction::Get => {
+                let raised = self.change_alarms(call, action, member, alarm).await?;
+                let wanted = |kind| alarm == AlarmKind::None || kind == alarm;
+                raised.into_iter().filter(|(_, kind)| wanted(*kind)).collect()
+            }
+            // The answer tells of the one alarm raised, or of the one cleared if there was one.
+            AlarmAction::Activate => {
+                let raised = self.change_alarms(call, action, member, alarm).await?;
+                raised.into_iter().filter(this).collect()
+            }
+            AlarmAction::Deactivate => {
+                let get = AlarmAction::Get;
+                let raised = self.change_alarms(call, get, 0, AlarmKind::None).await?;
+                self.change_alarms(call, action, member, alarm).await?;
+                raised.into_iter().filter(this).collect()
+            }
+        };
+        let alarms = alarms.into_iter().map(alarm_member).collect();
+        Ok(pb::AlarmResponse { header: Some(self.current_header()), alarms })
+    }
+
+    /// All alarms that are raised after the action.
+    async fn change_alarms(
+        &self,
+        call: Call,
+        action: AlarmAction,
+        member: u64,
+        alarm: AlarmKind,
+    ) -> Result<Vec<(NodeId, AlarmKind)>, Status> {
+        match self.ask(call, Request::Alarm { action, member, alarm }).await? {
             Response::Alarm { alarms } => {
                 // So that a client that goes on here at once sees its own change.
                 self.backend().vitals().note_alarms(&alarms);
-                let alarms = alarms.into_iter().map(alarm_member).collect();
-                Ok(pb::AlarmResponse { header: Some(self.current_header()), alarms })
+                Ok(alarms)
             }
             _ => Err(error::unexpected_answer()),
         }
@@ -109,7 +139,7 @@ impl Gateway {
             let to = NodeId(request.target_id);
             self.ask(call, Request::Admin(AdminOp::Transfer { range: META_RANGE, to })).await?;
         }
-        Ok(pb::MoveLeaderResponse { header: Some(self.current_header()) })
+        Ok(pb::MoveLeaderResponse { header: None })
     }
 }
 
