@@ -70,12 +70,7 @@ impl Group {
         reader: Arc<dyn LogReads>,
         election_ticks: usize,
     ) -> Self {
-        let ReplicaBoot { range, mut hard_state, mut truncated, mut last_index, applied } = boot;
-        if applied.index > last_index {
-            // A raft snapshot was installed and the log was not told before a crash.
-            truncated = applied;
-            last_index = applied.index;
-        }
+        let ReplicaBoot { range, mut hard_state, truncated, last_index, applied } = boot;
         hard_state.commit = hard_state.commit.max(applied.index).min(last_index);
         hard_state.term = hard_state.term.max(applied.term);
         let view = LogView::new(range, reader, truncated, last_index, hard_state, conf_state);
@@ -358,8 +353,10 @@ impl Group {
         self.raft.advance_append_async(ready);
         if must_write {
             let hard_state = hard_state.or_else(|| Some(self.full_hard_state()));
+            // Entries above a raft snapshot's position may contradict it: they go as well.
+            let destroy = truncate.is_some();
             turn.write =
-                Some(LogWrite { range: self.range, entries, hard_state, truncate, destroy: false });
+                Some(LogWrite { range: self.range, entries, hard_state, truncate, destroy });
             self.outstanding.push_back(Outstanding {
                 sequence,
                 ready: number,

@@ -132,6 +132,8 @@ pub struct Node {
     resume_at: Millis,
     /// When members are planned again (on the meta range's leader).
     plan_at: Millis,
+    /// Replicas with a log and no state yet.
+    orphans: BTreeMap<RangeId, ReplicaBoot>,
     /// Raft snapshots received, waiting for the raft library to take them.
     staged: BTreeMap<RangeId, (u64, crate::descriptor::RangeDescriptor)>,
 }
@@ -177,6 +179,7 @@ impl Node {
             known_peers: Vec::new(),
             resume_at: 0,
             plan_at: 0,
+            orphans: BTreeMap::new(),
             staged: BTreeMap::new(),
         };
         for boot in boots {
@@ -193,6 +196,39 @@ impl Node {
             replica.campaign_in = Some(rank as u32 * 3 + 1);
         }
         Ok(node)
+    }
+
+    /// A raft snapshot was installed and the log was not told before a crash: what the log holds
+    /// ends below it or contradicts it.
+    fn mend_log(&mut self, mut boot: ReplicaBoot) -> ReplicaBoot {
+        let ReplicaBoot { range, applied, .. } = boot;
+        let fits = if applied.index <= boot.truncated.index {
+            true
+        } else if applied.index > boot.last_index {
+            false
+        } else {
+            let found = self.reader.entries(range, applied.index, applied.index + 1, u64::MAX);
+            found.first().is_some_and(|entry| entry.term == applied.term)
+        };
+        if !fits {
+            boot.truncated = applied;
+            boot.last_index = applied.index;
+            boot.hard_state.term = boot.hard_state.term.max(applied.term);
+            boot.hard_state.commit = applied.index;
+            self.persist_sequence += 1;
+            self.effects.persist.push(Persist {
+                sequence: self.persist_sequence,
+                sync: true,
+                writes: vec![LogWrite {
+                    range,
+                    entries: Vec::new(),
+                    hard_state: Some(boot.hard_state.clone()),
+                    truncate: Some(applied),
+                    destroy: true,
+                }],
+            });
+        }
+        boot
     }
 
     fn start_replica(
@@ -213,9 +249,14 @@ impl Node {
                     None => return Ok(()),
                 }
             }
-            // Being added: the raft snapshot has not come yet; its first message names it again.
-            None => return Ok(()),
+            // Being added, and the raft snapshot has not come yet; or cut off, and the cut has to be
+            // applied again. What its log knows, its vote above all, is not forgotten.
+            None => {
+                self.orphans.insert(range, boot);
+                return Ok(());
+            }
         };
+        let boot = self.mend_log(boot);
         let group =
             Group::new(me, boot, members, self.reader.clone(), self.config.election_ticks());
         let replica = Replica::new(range, group, applied, rows)?;
@@ -623,7 +664,22 @@ impl Node {
         if !known {
             return;
         }
-        let boot = ReplicaBoot { range, ..ReplicaBoot::default() };
+        let mut boot = ReplicaBoot { range, ..ReplicaBoot::default() };
+        if let Some(orphan) = self.orphans.get(&range) {
+            // The range that it was cut off will apply the cut again.
+            let comes_back = orphan.truncated.index > 0
+                && self.meta.ranges().get(&range).is_some_and(|descriptor| {
+                    self.replicas.values().any(|other| {
+                        let own = other.descriptor.as_ref();
+                        own.is_some_and(|own| own.span.overlaps(&descriptor.span))
+                    })
+                });
+            if comes_back {
+                return;
+            }
+            boot.hard_state.clone_from(&orphan.hard_state);
+            boot.hard_state.commit = 0;
+        }
         let group = Group::new(
             replica,
             boot,

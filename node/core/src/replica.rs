@@ -84,6 +84,8 @@ pub struct Split {
     pub child: RangeDescriptor,
     /// The parent's generation after the cut.
     pub parent_generation: u64,
+    /// What the parent had carried out at the cut; entries applied with it may already follow.
+    pub rows: Vec<SystemRow>,
 }
 
 /// See the module.
@@ -381,7 +383,16 @@ impl Replica {
         descriptor.span.end = Some(key.clone());
         done.changed = true;
         done.batch.system.push(descriptor_row(descriptor));
-        done.splits.push(Split { id, child: right, parent_generation: descriptor.generation });
+        let parent_generation = descriptor.generation;
+        let mut rows = Self::initial_rows(&right);
+        self.dedup.all_rows(&mut rows);
+        let row = |key: &'static [u8], value| SystemRow {
+            key: Bytes::from_static(key),
+            value: Some(value),
+        };
+        rows.push(row(PARENT_ROW, encode(&(self.range, parent_generation))));
+        rows.push(row(REVISION_ROW, encode(&self.revision)));
+        done.splits.push(Split { id, child: right, parent_generation, rows });
     }
 
     fn apply_members(&mut self, change: &ConfChangeV2, context: &[u8], done: &mut AppliedEntries) {

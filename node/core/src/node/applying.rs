@@ -162,45 +162,36 @@ impl Node {
         let Some(own) = child.replica_on(self.config.node) else { return };
         let Some(parent_replica) = self.replicas.get(&parent) else { return };
         let leads = parent_replica.group.is_leader();
-        let mut system = Replica::initial_rows(&child);
-        parent_replica.dedup.all_rows(&mut system);
-        system.push(crate::state::SystemRow {
-            key: Bytes::from_static(crate::replica::PARENT_ROW),
-            value: Some(
-                postcard::to_stdvec(&(parent, split.parent_generation))
-                    .expect("a parent can be encoded")
-                    .into(),
-            ),
-        });
-        system.push(crate::state::SystemRow {
-            key: Bytes::from_static(crate::replica::REVISION_ROW),
-            value: Some(
-                postcard::to_stdvec(&parent_replica.revision)
-                    .expect("a revision can be encoded")
-                    .into(),
-            ),
-        });
+        let system = split.rows;
         // A replica of the child may be here already, empty, because its leader wrote first. Its
-        // vote must not be forgotten.
-        let before = match self.replicas.remove(&id) {
-            Some(early) if early.descriptor.is_some() => {
+        // vote must not be forgotten. Or this is the cut once more, after a crash that took the
+        // child's state and left its log: that goes on.
+        let orphan = self.orphans.remove(&id);
+        let begun = orphan.as_ref().is_some_and(|orphan| orphan.truncated == START);
+        let mut boot = match (self.replicas.remove(&id), orphan) {
+            (Some(early), _) if early.descriptor.is_some() => {
                 self.replicas.insert(id, early);
                 return;
             }
-            Some(early) => early.group.hard_state(),
-            None => raft::eraftpb::HardState::default(),
+            (None, Some(orphan)) if begun => orphan,
+            (early, orphan) => {
+                let before = early
+                    .map(|early| early.group.hard_state())
+                    .or(orphan.map(|orphan| orphan.hard_state))
+                    .unwrap_or_default();
+                super::merge_write(persist, initial_log(id, before.clone()));
+                ReplicaBoot {
+                    range: id,
+                    hard_state: initial_hard_state(before),
+                    truncated: START,
+                    last_index: START.index,
+                    applied: START,
+                }
+            }
         };
-        let hard_state = initial_hard_state(before.clone());
-        super::merge_write(persist, initial_log(id, before));
+        boot.applied = START;
         let rows: Vec<(Bytes, Bytes)> =
             system.iter().filter_map(|row| Some((row.key.clone(), row.value.clone()?))).collect();
-        let boot = ReplicaBoot {
-            range: id,
-            hard_state,
-            truncated: START,
-            last_index: START.index,
-            applied: START,
-        };
         let members: ConfState =
             Replica::load_members(&rows).expect("rows written above can be read");
         let group = Group::new(
