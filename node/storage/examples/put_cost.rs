@@ -75,19 +75,19 @@ fn state(path: &std::path::Path, puts: u64, keys: u64, batch: u64) -> Result<(),
             let applied = Applied { index, term: 1 };
             let batch = ApplyBatch { range: RANGE, applied, mutations, system: Vec::new() };
             let made = cpu()?;
-            prepare += made - before;
+            prepare += made.saturating_sub(before);
             state.apply(&[batch]);
-            apply_only += cpu()? - made;
+            apply_only += cpu()?.saturating_sub(made);
             if state.wants_flush() {
                 let before = cpu()?;
                 state.flush()?;
-                in_flush += cpu()? - before;
+                in_flush += cpu()?.saturating_sub(before);
                 flushes += 1;
             }
         }
         let before = cpu()?;
         state.flush()?;
-        in_flush += cpu()? - before;
+        in_flush += cpu()?.saturating_sub(before);
         if measured {
             clock.stop(&format!("state, batches of {batch}, {flushes} flushes"), puts)?;
             println!(
@@ -143,7 +143,7 @@ impl Clock {
     }
 
     fn stop(&self, what: &str, count: u64) -> Result<(), Box<dyn Error>> {
-        let (cpu, wall) = (cpu()? - self.cpu, self.wall.elapsed());
+        let (cpu, wall) = (cpu()?.saturating_sub(self.cpu), self.wall.elapsed());
         println!(
             "{what}: {:.2} µs CPU, {:.2} µs wall each, {:.0} a second",
             micros(cpu, count),

@@ -39,6 +39,7 @@ pub use codec::{Facts, Position};
 pub use prune::RevisionPin;
 pub use snapshot::{PinnedSnapshot, Staging};
 
+use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::{Applied, ApplyBatch};
@@ -100,12 +101,16 @@ impl State {
     /// Opens the state file at `path`, or creates it, and finishes what a crash interrupted. Raft
     /// snapshots that were received and not installed are removed.
     pub fn open(path: &Path, options: StateOptions) -> Result<Self> {
-        let database = Self::builder(&options).create(path);
+        if !path.exists() {
+            create(path)?;
+        }
+        let database = Self::builder(&options).open(path);
         Self::with_database(path, options, database)
     }
 
     /// Like [`State::open`], on a backend of the caller's; `path` names the place beside which
-    /// received raft snapshots are staged.
+    /// received raft snapshots are staged. A power loss while an empty backend is opened for the
+    /// first time can leave it unusable.
     pub fn open_with_backend(
         path: &Path,
         options: StateOptions,
@@ -207,6 +212,23 @@ impl State {
     }
 }
 
+/// Makes an empty state file under another name first: one that a power loss left half made could
+/// never be opened, nor told from a damaged one.
+fn create(path: &Path) -> Result<()> {
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StorageError::io("remove", &new)(error));
+        }
+        _ => {}
+    }
+    let database = Database::create(&new).map_err(StorageError::state("create"))?;
+    tables::prepare(&database)?;
+    drop(database);
+    std::fs::rename(&new, path).map_err(StorageError::io("rename", &new))?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
 #[cfg(test)]
 mod model;
 
@@ -215,3 +237,6 @@ mod tests;
 
 #[cfg(test)]
 mod crash_tests;
+
+#[cfg(test)]
+mod concurrency_tests;

@@ -40,6 +40,7 @@ fn the_state_at_the_durable_positions_survives_a_loss_of_power() {
         let mut model = Model::default();
         let mut flushed: Vec<(RangeId, Applied)> = Vec::new();
         let mut compact = 0;
+        drop(open(&dir, &disk).unwrap());
         for _ in 0..6 {
             // The disk may fail while the last crash is being repaired.
             if generator.rng.random_bool(0.3) {

@@ -14,6 +14,8 @@ use std::ops::Bound;
 
 /// What one change costs beside its key and value: tree nodes and a version.
 const CHANGE_BYTES: usize = 300;
+/// What a batch costs beside its changes. Not nothing, so that one without changes is flushed too.
+const BATCH_BYTES: usize = 16;
 
 /// A table in memory.
 #[derive(Debug, Default)]
@@ -114,6 +116,7 @@ impl Memtable {
             self.bytes += CHANGE_BYTES + row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
             self.system.insert((batch.range, row.key.clone()), row.value.clone());
         }
+        self.bytes += BATCH_BYTES;
         self.applied.insert(batch.range, batch.applied);
     }
 
