@@ -702,10 +702,12 @@ pub fn finish_range(range: &RangeOp, mut kvs: Vec<KeyValue>) -> (Vec<KeyValue>, 
         }
     }
     if range.keys_only {
-        // etcd 3.7 leaves the lease out too.
+        // etcd 3.7 leaves the lease out too, unless it has to read the values to sort by them.
         for kv in &mut kvs {
             kv.value = Bytes::new();
-            kv.lease = 0;
+            if range.sort_target != SortTarget::Value {
+                kv.lease = 0;
+            }
         }
     }
     let more = range.limit > 0 && kvs.len() as i64 > range.limit;

@@ -313,6 +313,9 @@ impl Node {
 
     /// Everything that the inputs since the last call ask of the edge.
     pub fn effects(&mut self, now: Millis, state: &dyn StateReads) -> Effects {
+        if now > self.now + PAUSE_MS {
+            self.woke_from_pause(now);
+        }
         self.now = self.now.max(now);
         for range in std::mem::take(&mut self.unblock) {
             self.with_leaseholder(range, state, |leaseholder, view, out| {

@@ -101,6 +101,8 @@ pub(super) struct Router {
     gathers: BTreeMap<u64, Gather>,
     collects: BTreeMap<u64, Collect>,
     proposing: BTreeSet<RangeId>,
+    /// The newest write of each range that was answered through this gateway.
+    answered: BTreeMap<RangeId, Revision>,
 }
 
 impl Router {
@@ -113,6 +115,7 @@ impl Router {
             gathers: BTreeMap::new(),
             collects: BTreeMap::new(),
             proposing: BTreeSet::new(),
+            answered: BTreeMap::new(),
         }
     }
 
@@ -286,6 +289,14 @@ impl Node {
         let compacted = self.meta.compacted();
         let Some(revision) = ranges.values().min().copied() else { return false };
         if ranges.len() > 1 && (self.session.sequencer().is_some() || revision < compacted) {
+            return false;
+        }
+        // Who has written through this gateway expects to see it, as long as the leaders can be
+        // asked.
+        let behind = ranges.iter().any(|(range, complete)| {
+            self.router.answered.get(range).is_some_and(|newest| newest > complete)
+        });
+        if behind && self.session.sequencer().is_some() {
             return false;
         }
         let mut reads = Vec::new();
@@ -475,6 +486,14 @@ impl Node {
         match outcome {
             Outcome::Done(result) => {
                 if let Some(pending) = self.router.remove(sequence) {
+                    if let (RangeRequest::Kv(op), Ok(Response::Kv { revision, .. })) =
+                        (&pending.body, &result)
+                        && !op.is_read_only()
+                        && let Some(range) = self.range_at(&pending.place)
+                    {
+                        let newest = self.router.answered.entry(range).or_default();
+                        *newest = (*newest).max(*revision);
+                    }
                     self.finish(pending.owner, result);
                 }
             }
@@ -796,6 +815,19 @@ impl Node {
 
     /// A part has come.
     pub(super) fn gathered(&mut self, id: u64, part: u32, result: Result<Response, Error>) {
+        // History was compacted beyond the chosen revision meanwhile: choose a new one. What the
+        // client itself asked for is checked against the compaction then.
+        if result == Err(Error::Compacted) {
+            let Some(mut gather) = self.router.gathers.remove(&id) else { return };
+            gather.parts.clear();
+            // Under a new number, so that late parts of this attempt are not taken for its.
+            let again = self.router.next;
+            self.router.next += 1;
+            self.router.tokens.insert(gather.token, again);
+            self.router.gathers.insert(again, gather);
+            self.ask_current(Asked::Gather(again));
+            return;
+        }
         let Some(gather) = self.router.gathers.get_mut(&id) else { return };
         match result {
             Ok(Response::Kv { result: OpResult::Range(found), .. }) => {
