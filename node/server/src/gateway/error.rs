@@ -7,6 +7,9 @@ use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
 use tonic::{Code, Status};
 
+/// Ranges named in an error at most: the text travels in a header, and those are bounded.
+const RANGES_NAMED_MAX: usize = 8;
+
 macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident: $code:ident $text:literal;)*) => {
         $($(#[$doc])* pub(super) fn $name() -> Status {
@@ -59,10 +62,16 @@ pub(super) fn status(error: Error) -> Status {
         )),
         // Not FailedPrecondition: the request is right, this version cannot do it yet.
         Error::MultiRangeWrite { ranges } => {
-            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            let named: Vec<String> =
+                ranges.iter().take(RANGES_NAMED_MAX).map(ToString::to_string).collect();
+            let more = match ranges.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
             Status::unimplemented(format!(
-                "holdfast: a request that writes to several ranges is not supported yet: ranges {}",
-                ranges.join(", ")
+                "holdfast: a request that writes to several ranges is not supported yet: ranges \
+                 {}{more}",
+                named.join(", ")
             ))
         }
         Error::Refused(reason) => Status::failed_precondition(format!("holdfast: {reason}")),
@@ -141,6 +150,14 @@ mod tests {
             let status = status(error);
             assert_eq!((status.code(), status.message()), (code, text));
         }
+    }
+
+    #[test]
+    fn an_error_about_many_ranges_stays_short() {
+        let ranges = (1..=1000).map(RangeId).collect();
+        let status = status(Error::MultiRangeWrite { ranges });
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert!(status.message().ends_with("r7, r8 and 992 more"), "{}", status.message());
     }
 
     #[test]
