@@ -95,7 +95,8 @@ elif ! command -v go >/dev/null 2>&1; then
 else
   check "etcd for comparison" bench/build.sh
   export HOLDFAST_NODE="$CARGO_TARGET_DIR/debug/holdfast-node"
-  go_tests "the etcd API, answer by answer beside etcd" bench -count=1 -timeout 20m ./... -target=holdfast
+  go_tests "the tools of the comparison" bench -count=1 ./cmd/... ./internal/...
+  go_tests "the etcd API, answer by answer beside etcd" bench -count=1 -timeout 30m ./conformance -target=holdfast
 fi
 
 echo
