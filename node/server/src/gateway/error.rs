@@ -10,6 +10,9 @@ use tonic::{Code, Status};
 /// Ranges named in an error at most: the text travels in a header, and those are bounded.
 const RANGES_NAMED_MAX: usize = 8;
 
+/// Characters of a text that may have whole keys in it, for the same reason.
+const TEXT_CHARS_MAX: usize = 1000;
+
 macro_rules! texts {
     ($($(#[$doc:meta])* $name:ident: $code:ident $text:literal;)*) => {
         $($(#[$doc])* pub(super) fn $name() -> Status {
@@ -56,8 +59,9 @@ pub(super) fn status(error: Error) -> Status {
         Error::NoLeader => no_leader(),
         Error::Stopped => stopped(),
         Error::RangeUnavailable { range, span, missing } => Status::unavailable(format!(
-            "holdfast: range {range} {span} has no majority: {} not answering; other ranges are \
+            "holdfast: range {range} {} has no majority: {} not answering; other ranges are \
              served",
+            short(&span),
             nodes(&missing)
         )),
         // Not FailedPrecondition: the request is right, this version cannot do it yet.
@@ -74,7 +78,9 @@ pub(super) fn status(error: Error) -> Status {
                 named.join(", ")
             ))
         }
-        Error::Refused(reason) => Status::failed_precondition(format!("holdfast: {reason}")),
+        Error::Refused(reason) => {
+            Status::failed_precondition(format!("holdfast: {}", short(&reason)))
+        }
     }
 }
 
@@ -103,6 +109,14 @@ pub(super) fn unknown_method(path: &str) -> Status {
     } else {
         format!("unknown service {service}")
     })
+}
+
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(TEXT_CHARS_MAX).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 fn nodes(nodes: &[NodeId]) -> String {
