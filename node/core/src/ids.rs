@@ -56,7 +56,7 @@ pub type LeaseId = i64;
 pub struct RequestId {
     /// The gateway's incarnation: a number never used by another run of any node.
     pub gateway: u64,
-    /// Counts the requests of this gateway, from 1.
+    /// Counts the requests of this gateway, from a start of its own.
     pub sequence: u64,
 }
 

@@ -150,9 +150,10 @@ impl Node {
         state: &dyn StateReads,
         boots: Vec<ReplicaBoot>,
     ) -> Result<Self, String> {
+        let first = first_number(config.incarnation);
         let mut node = Self {
             session: Session::new(config.incarnation),
-            router: Router::new(),
+            router: Router::new(first),
             config,
             now,
             last_tick: now,
@@ -162,7 +163,7 @@ impl Node {
             service: MetaService::default(),
             sequencer: Sequencer::new(),
             session_retry_at: None,
-            watching: Watching::default(),
+            watching: Watching::new(first),
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
             writing: BTreeSet::new(),
@@ -747,6 +748,17 @@ impl Node {
             .known()
             .max(self.replicas.values().map(|replica| replica.revision).max().unwrap_or_default())
     }
+}
+
+/// Where a run of a node starts to count what it asks of others: far from where any other run
+/// does, so that an answer meant for an earlier run finds nobody. (The mixing is that of
+/// SplitMix64, by Steele, Lea and Flood.)
+fn first_number(incarnation: u64) -> u64 {
+    const BITS: u32 = 48;
+    let mut mixed = incarnation.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) >> (u64::BITS - BITS)
 }
 
 /// Two turns of a group in one write: the later one continues (or replaces the tail of) the first.

@@ -106,9 +106,11 @@ pub(super) struct Router {
 }
 
 impl Router {
-    pub(super) fn new() -> Self {
+    /// `first`: where this run starts to count, so that late answers to an earlier run of this node
+    /// are not taken for its own.
+    pub(super) fn new(first: u64) -> Self {
         Self {
-            next: 1,
+            next: first,
             pending: BTreeMap::new(),
             tokens: BTreeMap::new(),
             hints: BTreeMap::new(),

@@ -64,6 +64,13 @@ pub(super) struct Watching {
 }
 
 impl Watching {
+    /// `first`: where this run starts to count its feeds (see [`Router::new`]).
+    ///
+    /// [`Router::new`]: super::routing::Router::new
+    pub(super) fn new(first: u64) -> Self {
+        Self { next_feed: first, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.watches.len()
     }
