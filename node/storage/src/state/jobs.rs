@@ -11,23 +11,30 @@
 
 use crate::error::{Result, StorageError};
 use crate::state::State;
-use crate::state::codec::{Facts, HEAD_LEN, encode_head, history_key, lease_key, system_key};
-use crate::state::rows::{Link, count_bytes, remove_span, write_log};
-use crate::state::snapshot::{Change, Reader};
+use crate::state::codec::{
+    Facts, HEAD_LEN, Position, encode_head, history_key, lease_key, system_key,
+};
+use crate::state::rows::{Link, count_bytes, remove_keys, remove_log, write_log};
+use crate::state::snapshot::{Change, HEADS_AT_ONCE, Reader};
 use crate::state::tables::{APPLIED, HEADS, HISTORY, JOBS, LEASES, SYSTEM};
 use bytes::Bytes;
 use holdfast_core::ids::RangeId;
-use holdfast_core::key::Span;
+use holdfast_core::key::{Span, successor};
 use holdfast_core::state::Applied;
 use redb::WriteTransaction;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// Versions gathered before any is removed, so that they can be removed in the order of the log.
+const WIPE_GATHER: usize = 500_000;
 /// Versions removed in one transaction.
 const WIPE_SLICE: usize = 20_000;
-/// Values loaded in one transaction, bytes: what it holds in memory at a time.
-const LOAD_SLICE_BYTES: usize = 4 << 20;
-/// Versions loaded in one transaction.
+/// Keys and values held in memory before they are written in the order of the log, bytes. Fewer
+/// would write most pages of the log again and again.
+const LOAD_GATHER_BYTES: usize = 96 << 20;
+/// Versions held in memory before they are written.
+const LOAD_GATHER: usize = 300_000;
+/// Versions written in one transaction.
 const LOAD_SLICE: usize = 20_000;
 
 /// What is to be done to a range.
@@ -117,8 +124,11 @@ impl State {
 
     fn run(&self, range: RangeId, job: &Job) -> Result<()> {
         let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
-        for span in spans {
-            while !self.slice(|transaction| remove_span(transaction, span, WIPE_SLICE))? {}
+        for span in spans.iter().filter(|span| !span.is_empty()) {
+            let mut next = Some(span.start.clone());
+            while let Some(from) = next {
+                next = self.wipe_part(&from, span)?;
+            }
         }
         match job {
             Job::Wipe { spans: _ } => self.slice(|transaction| {
@@ -144,6 +154,37 @@ impl State {
         }
     }
 
+    /// Removes some keys of `span` from `from` on; returns where to go on.
+    ///
+    /// Old versions go first: what a crash leaves of a key is still found from its newest version.
+    fn wipe_part(&self, from: &Bytes, span: &Span) -> Result<Option<Bytes>> {
+        let disk = self.shared.inner.read().disk.clone();
+        let mut positions = Vec::new();
+        let mut leases = Vec::new();
+        let mut start = Some(from.clone());
+        while let Some(from) = start.take_if(|_| positions.len() < WIPE_GATHER) {
+            let heads = disk.heads(&from, span.end.as_ref(), HEADS_AT_ONCE);
+            start = heads
+                .last()
+                .filter(|_| heads.len() == HEADS_AT_ONCE)
+                .map(|(key, _)| successor(key));
+            for (key, head) in heads {
+                positions.extend(disk.positions(&key, &head));
+                if head.lease != 0 {
+                    leases.push((head.lease, key));
+                }
+            }
+        }
+        drop(disk);
+        positions.sort_unstable();
+        for positions in positions.chunks(WIPE_SLICE) {
+            self.slice(|transaction| remove_log(transaction, positions))?;
+        }
+        let end = start.as_ref().or(span.end.as_ref());
+        self.slice(|transaction| remove_keys(transaction, from, end.map(AsRef::as_ref), &leases))?;
+        Ok(start)
+    }
+
     /// Loads the changes of a staged raft snapshot; returns its system rows.
     fn load(&self, path: &Path) -> Result<Vec<(Bytes, Bytes)>> {
         let mut reader = Reader::open(path)?;
@@ -165,8 +206,8 @@ impl State {
                     continue;
                 }
             }
-            if bytes >= LOAD_SLICE_BYTES || changes.len() >= LOAD_SLICE {
-                self.slice(|transaction| load_slice(transaction, &changes, Some(&change)))?;
+            if bytes >= LOAD_GATHER_BYTES || changes.len() >= LOAD_GATHER {
+                self.load_part(&changes, Some(&change))?;
                 changes.clear();
                 bytes = 0;
             }
@@ -174,8 +215,34 @@ impl State {
             changes.push(change);
         }
         reader.end()?;
-        self.slice(|transaction| load_slice(transaction, &changes, None))?;
+        self.load_part(&changes, None)?;
         Ok(system)
+    }
+
+    /// Writes changes, those of a key from the newest to the oldest. `next` is the change that
+    /// follows the last one: perhaps the older version of its key.
+    fn load_part(&self, changes: &[Change], next: Option<&Change>) -> Result<()> {
+        for changes in changes.chunks(LOAD_SLICE) {
+            self.slice(|transaction| load_keys(transaction, changes))?;
+        }
+        let followers = changes.iter().skip(1).map(Some).chain([next]);
+        let mut links: Vec<Link<'_>> = changes
+            .iter()
+            .zip(followers)
+            .map(|(Change { key, version, newest: _ }, follower)| Link {
+                position: Position::of(version),
+                previous: follower
+                    .filter(|follower| follower.key == *key)
+                    .map(|follower| Position::of(&follower.version)),
+                key,
+                version,
+            })
+            .collect();
+        links.sort_unstable_by_key(|link| link.position);
+        for links in links.chunks(LOAD_SLICE) {
+            self.slice(|transaction| write_log(transaction, links))?;
+        }
+        Ok(())
     }
 
     fn slice<T>(
@@ -197,39 +264,25 @@ fn forget_range(transaction: &WriteTransaction, range: RangeId) -> Result<(), re
     Ok(())
 }
 
-/// Writes changes, those of a key from the newest to the oldest. `next` is the change that follows
-/// the last one: perhaps the older version of its key.
-fn load_slice(
-    transaction: &WriteTransaction,
-    changes: &[Change],
-    next: Option<&Change>,
-) -> Result<(), redb::Error> {
-    let mut links = Vec::with_capacity(changes.len());
+/// Writes what all tables but the log hold of some changes.
+fn load_keys(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
+    let mut heads = transaction.open_table(HEADS)?;
+    let mut history = transaction.open_table(HISTORY)?;
+    let mut leases = transaction.open_table(LEASES)?;
     let mut bytes = 0;
-    {
-        let mut heads = transaction.open_table(HEADS)?;
-        let mut history = transaction.open_table(HISTORY)?;
-        let mut leases = transaction.open_table(LEASES)?;
-        let followers = changes.iter().skip(1).map(Some).chain([next]);
-        for (Change { key, version, newest }, follower) in changes.iter().zip(followers) {
-            let facts = Facts::of(version);
-            let previous = follower
-                .filter(|follower| follower.key == *key)
-                .map(|follower| Facts::of(&follower.version).position);
-            if *newest {
-                heads.insert(key.as_ref(), &encode_head(key, &facts))?;
-                bytes += (key.len() + HEAD_LEN) as i64;
-                if facts.lease != 0 {
-                    leases.insert(lease_key(facts.lease, key).as_slice(), ())?;
-                }
+    for Change { key, version, newest } in changes {
+        let facts = Facts::of(version);
+        if *newest {
+            heads.insert(key.as_ref(), &encode_head(key, &facts))?;
+            bytes += (key.len() + HEAD_LEN) as i64;
+            if facts.lease != 0 {
+                leases.insert(lease_key(facts.lease, key).as_slice(), ())?;
             }
-            if previous.is_some() && facts.position.is_marked() {
-                history.insert(history_key(key, facts.position).as_slice(), ())?;
-            }
-            links.push(Link { position: facts.position, previous, key, version });
+        }
+        if facts.position.is_marked() {
+            history.insert(history_key(key, facts.position).as_slice(), ())?;
         }
     }
-    count_bytes(transaction, bytes)?;
-    links.sort_unstable_by_key(|link| link.position);
-    write_log(transaction, &links)
+    drop((heads, history, leases));
+    count_bytes(transaction, bytes)
 }

@@ -1,15 +1,15 @@
 //! Adds and removes versions inside a transaction of the state file.
 //!
-//! Invariant: `heads`, `log`, `history` and `leases` change together, so that each version that a
-//! row of `heads` or `log` names is there, unless it was pruned.
+//! Invariant: outside of the keys of an unfinished job, `heads`, `log`, `history` and `leases` change
+//! together, so that each version that a row of `heads` or `log` names is there, unless it was
+//! pruned.
 
 use crate::state::codec::{
-    Facts, HEAD_LEN, LogRow, POSITION_LEN, Position, decode_head, encode_head, history_key,
-    history_start, lease_key,
+    Facts, HEAD_LEN, LogRow, POSITION_LEN, Position, history_key, history_start, lease_key,
 };
 use crate::state::tables::{HEADS, HISTORY, LEASES, LOG, META, META_LIVE_BYTES};
 use bytes::Bytes;
-use holdfast_core::key::Span;
+use holdfast_core::ids::LeaseId;
 use holdfast_core::state::Version;
 use redb::{ReadableTable, WriteTransaction};
 use std::ops::Bound;
@@ -32,6 +32,7 @@ pub fn write_log(transaction: &WriteTransaction, links: &[Link<'_>]) -> Result<(
     let newest = log.last()?.map(|(position, _)| Position::decode(position.value()));
     let mut row = Vec::new();
     let mut bytes = 0;
+    let mut replaced = 0;
     let mut encode = |link: &Link<'_>, row: &mut Vec<u8>| {
         let Link { position: _, previous, key, version } = *link;
         let value = version.value.as_deref().unwrap_or_default();
@@ -44,7 +45,10 @@ pub fn write_log(transaction: &WriteTransaction, links: &[Link<'_>]) -> Result<(
     let older = links.partition_point(|link| Some(link.position) <= newest);
     for link in &links[..older] {
         encode(link, &mut row);
-        log.insert(&link.position.encode(), row.as_slice())?;
+        // One is there already if an interrupted install is done again.
+        if let Some(row) = log.insert(&link.position.encode(), row.as_slice())? {
+            replaced += (row.value().len() + POSITION_LEN) as i64;
+        }
     }
     let mut end = log.upper_bound_mut(Bound::<&[u8; POSITION_LEN]>::Unbounded)?;
     for link in &links[older..] {
@@ -53,7 +57,7 @@ pub fn write_log(transaction: &WriteTransaction, links: &[Link<'_>]) -> Result<(
     }
     end.close()?;
     drop(log);
-    count_bytes(transaction, bytes)
+    count_bytes(transaction, bytes - replaced)
 }
 
 /// Removes versions and their history marks; adjusts the size in use.
@@ -78,66 +82,48 @@ pub fn remove_versions(
     count_bytes(transaction, bytes)
 }
 
-/// Removes some of what is in `span`, at most about `budget` versions. True if nothing is left.
-pub fn remove_span(
+/// Removes log rows alone. `positions` are in order.
+pub fn remove_log(
     transaction: &WriteTransaction,
-    span: &Span,
-    budget: usize,
-) -> Result<bool, redb::Error> {
-    let mut gone = Vec::new();
-    let mut versions = Vec::new();
-    let mut rest = None;
-    {
-        let heads = transaction.open_table(HEADS)?;
-        let log = transaction.open_table(LOG)?;
-        let end = span.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        if span.is_empty() {
-            return Ok(true);
-        }
-        'keys: for row in heads.range::<&[u8]>((Bound::Included(span.start.as_ref()), end))? {
-            let (key, row) = row?;
-            let key = Bytes::copy_from_slice(key.value());
-            let facts = decode_head(&key, row.value());
-            let mut next = Some(facts.position);
-            while let Some(position) = next {
-                let Some(row) = log.get(&position.encode())? else { break };
-                let row = LogRow::decode(position, row.value());
-                if versions.len() >= budget {
-                    // A long history is removed from its new end in several steps.
-                    rest = Some((key, facts, row.facts));
-                    break 'keys;
-                }
-                next = row.previous;
-                versions.push((position, key.clone()));
-            }
-            gone.push((key, facts));
-        }
-    }
-    remove_versions(transaction, versions)?;
-    let mut heads = transaction.open_table(HEADS)?;
-    let mut history = transaction.open_table(HISTORY)?;
-    let mut leases = transaction.open_table(LEASES)?;
+    positions: &[Position],
+) -> Result<(), redb::Error> {
+    let mut log = transaction.open_table(LOG)?;
     let mut bytes = 0;
-    for (key, facts) in gone {
-        heads.remove(key.as_ref())?;
+    for position in positions {
+        if let Some(row) = log.remove(&position.encode())? {
+            bytes -= (row.value().len() + POSITION_LEN) as i64;
+        }
+    }
+    drop(log);
+    count_bytes(transaction, bytes)
+}
+
+/// Removes the keys from `from` on and before `to` from all tables but the log. `leases` are the
+/// attachments among them.
+pub fn remove_keys(
+    transaction: &WriteTransaction,
+    from: &[u8],
+    to: Option<&[u8]>,
+    leases: &[(LeaseId, Bytes)],
+) -> Result<(), redb::Error> {
+    let mut heads = transaction.open_table(HEADS)?;
+    let mut bytes = 0;
+    let remove = |key: &[u8], _: &[u8; HEAD_LEN]| {
         bytes -= (key.len() + HEAD_LEN) as i64;
-        if facts.lease != 0 {
-            leases.remove(lease_key(facts.lease, &key).as_slice())?;
-        }
-        // Marks of pruned versions, if any are left.
-        let (low, high) = (history_start(&key), history_key(&key, Position::MAX));
-        history.retain_in(low.as_slice()..=high.as_slice(), |_, ()| false)?;
+        false
+    };
+    let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+    heads.retain_in::<&[u8], _>((Bound::Included(from), end), remove)?;
+    let mut history = transaction.open_table(HISTORY)?;
+    let (from, to) = (history_start(from), to.map(history_start));
+    let end = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    history.retain_in::<&[u8], _>((Bound::Included(from.as_slice()), end), |_, ()| false)?;
+    let mut table = transaction.open_table(LEASES)?;
+    for (lease, key) in leases {
+        table.remove(lease_key(*lease, key).as_slice())?;
     }
-    let done = rest.is_none();
-    if let Some((key, facts, now)) = rest {
-        if facts.lease != 0 {
-            leases.remove(lease_key(facts.lease, &key).as_slice())?;
-        }
-        heads.insert(key.as_ref(), &encode_head(&key, &now))?;
-    }
-    drop((heads, history, leases));
-    count_bytes(transaction, bytes)?;
-    Ok(done)
+    drop((heads, history, table));
+    count_bytes(transaction, bytes)
 }
 
 /// Adds to the size in use.

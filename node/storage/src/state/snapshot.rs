@@ -30,7 +30,7 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// A chunk longer than this cannot be right: requests are limited far below.
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 /// Keys looked up at a time.
-const HEADS_AT_ONCE: usize = 256;
+pub const HEADS_AT_ONCE: usize = 256;
 /// The format of the stream.
 const FORMAT: u32 = 1;
 /// Before the content of a chunk: crc, number, kind.

@@ -265,6 +265,21 @@ impl DiskView {
         })
     }
 
+    /// Positions of all versions of `key`, newest first, as far as they are there.
+    pub fn positions<'a>(
+        &'a self,
+        key: &'a [u8],
+        head: &Facts,
+    ) -> impl Iterator<Item = Position> + 'a {
+        let mut next = Some(head.position);
+        std::iter::from_fn(move || {
+            let position = next?;
+            let row = self.row(position)?;
+            next = check_key(key, &decode(position, &row)).previous;
+            Some(position)
+        })
+    }
+
     /// The version of `key` at `position`, and where the one before is; `None` if it was pruned.
     pub fn version(&self, key: &[u8], position: Position) -> Option<(Version, Option<Position>)> {
         let Some(row) = self.row(position) else {
