@@ -173,6 +173,11 @@ impl Leaseholder {
         self.pending.is_empty() && self.reads.is_empty() && self.blocked.is_empty()
     }
 
+    /// True if requests wait for the pipeline to run dry.
+    pub fn has_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
     /// A request.
     pub fn ask(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
         if !self.blocked.is_empty() || self.is_barred() {

@@ -476,9 +476,14 @@ impl Node {
             self.dirty.insert(range);
             return;
         }
-        self.with_leaseholder(range, state, |holder, view, out| {
+        let waits = self.with_leaseholder(range, state, |holder, view, out| {
             holder.answered(cookie, reply, view, out);
+            holder.has_blocked()
         });
+        // A refusal may have been the last thing that the blocked ones waited for.
+        if waits == Some(true) {
+            self.unblock.insert(range);
+        }
         self.router.proposing(range);
         if let Some(replica) = self.replicas.get_mut(&range) {
             if watermark {
