@@ -169,7 +169,7 @@ impl Oracle {
     pub fn judge(&self, history: &History) -> Result<(), String> {
         let owners = writes::attribute(self, history)?;
         order::check(self, &owners)?;
-        leases::check(self, history, &owners)?;
+        leases::check(self, history)?;
         for watch in &self.watches {
             watch.check(self, history)?;
         }

@@ -196,12 +196,15 @@ fn attribute_rest(
         .filter(|record| record.answer().is_none())
         .filter(|record| record.op().is_some_and(|op| !op.is_read_only()))
         .collect();
+    let lives = leases::lives(oracle);
     let mut wanted: Vec<(Revision, Vec<usize>)> = Vec::new();
     for (revision, change) in history.changes() {
         if owners.contains_key(revision) {
             continue;
         }
-        if let Some(lease) = leases::ended(history, *revision, change) {
+        if let Some(lease) = leases::ended(history, *revision, change)
+            && lives.get(&lease).is_some_and(|life| life.may_end(change.at))
+        {
             owners.insert(*revision, Owner::Lease(lease));
             continue;
         }
@@ -222,9 +225,11 @@ fn attribute_rest(
     for place in 0..wanted.len() {
         if !matched(place, &wanted, &mut taken, &mut BTreeSet::new()) {
             let revision = wanted[place].0;
+            let change = &history.changes()[&revision];
+            let lease = leases::ended(history, revision, change);
             return Err(format!(
-                "nobody asked for the deletion at {revision}: {:?}",
-                history.changes()[&revision]
+                "nobody asked for the deletion at {revision}: {change:?} (lease {lease:?}: {:?})",
+                lease.and_then(|lease| lives.get(&lease))
             ));
         }
     }
