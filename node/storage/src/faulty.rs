@@ -8,12 +8,12 @@
 //! Invariant: what was synced is never lost or changed.
 
 use parking_lot::Mutex;
-use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
+use raft_engine::env::Handle;
 use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
+use std::io::{Error, Read, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +117,44 @@ impl FaultyDisk {
             file
         };
         Ok(FaultyFile { disk: self.clone(), life: inner.life, file })
+    }
+}
+
+/// The names of a faulty disk until its next crash; after it nothing is done any more, as the
+/// process that asked would be gone.
+pub(crate) struct FaultyNames {
+    disk: FaultyDisk,
+    life: u64,
+}
+
+impl FaultyNames {
+    pub(crate) fn new(disk: &FaultyDisk) -> Self {
+        let life = disk.inner.lock().life;
+        Self { disk: disk.clone(), life }
+    }
+
+    pub(crate) fn open(&self, path: &Path, create: bool) -> Result<FaultyFile> {
+        self.disk.open_file(path, create)
+    }
+
+    pub(crate) fn delete(&self, path: &Path) -> Result<()> {
+        let mut inner = self.disk.inner.lock();
+        if inner.life != self.life {
+            return Ok(());
+        }
+        inner.files.remove(path);
+        std::fs::remove_file(path)
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut inner = self.disk.inner.lock();
+        if inner.life != self.life {
+            return Ok(());
+        }
+        if let Some(file) = inner.files.remove(from) {
+            inner.files.insert(to.to_owned(), file);
+        }
+        std::fs::rename(from, to)
     }
 }
 
@@ -307,214 +345,28 @@ impl Handle for FaultyFile {
     }
 }
 
-/// The file system under the raft log: the real one, or a [`FaultyDisk`].
-pub(crate) enum LogFileSystem {
-    /// What servers use.
-    Real(DefaultFileSystem),
-    /// What tests use. After a crash it does nothing any more, as its process would not.
-    Faulty { disk: FaultyDisk, life: u64 },
-}
-
-impl LogFileSystem {
-    /// The file system of a faulty disk until its next crash.
-    pub(crate) fn faulty(disk: &FaultyDisk) -> Self {
-        let life = disk.inner.lock().life;
-        Self::Faulty { disk: disk.clone(), life }
-    }
-}
-
-type RealHandle = <DefaultFileSystem as FileSystem>::Handle;
-type RealReader = <DefaultFileSystem as FileSystem>::Reader;
-type RealWriter = <DefaultFileSystem as FileSystem>::Writer;
-
-/// An open file of a [`LogFileSystem`].
-pub(crate) enum LogHandle {
-    Real(Arc<RealHandle>),
-    Faulty(Arc<FaultyFile>),
-}
-
-/// Reads a log file.
-pub(crate) enum LogReader {
-    Real(RealReader),
-    Faulty(Cursor),
-}
-
-/// Writes a log file.
-pub(crate) enum LogWriter {
-    Real(RealWriter),
-    Faulty(Cursor),
-}
-
 /// A place in a faulty file.
 pub(crate) struct Cursor {
     file: Arc<FaultyFile>,
     at: u64,
 }
 
-impl FileSystem for LogFileSystem {
-    type Handle = LogHandle;
-    type Reader = LogReader;
-    type Writer = LogWriter;
-
-    fn create<P: AsRef<Path>>(&self, path: P) -> Result<LogHandle> {
-        Ok(match self {
-            Self::Real(system) => LogHandle::Real(Arc::new(system.create(path)?)),
-            Self::Faulty { disk, life: _ } => {
-                LogHandle::Faulty(Arc::new(disk.open_file(path.as_ref(), true)?))
-            }
-        })
+impl Cursor {
+    /// The start of a file.
+    pub(crate) fn new(file: Arc<FaultyFile>) -> Self {
+        Self { file, at: 0 }
     }
 
-    fn open<P: AsRef<Path>>(&self, path: P, permission: Permission) -> Result<LogHandle> {
-        Ok(match self {
-            Self::Real(system) => LogHandle::Real(Arc::new(system.open(path, permission)?)),
-            Self::Faulty { disk, life: _ } => {
-                LogHandle::Faulty(Arc::new(disk.open_file(path.as_ref(), false)?))
-            }
-        })
-    }
-
-    fn delete<P: AsRef<Path>>(&self, path: P) -> Result<()> {
-        match self {
-            Self::Real(system) => system.delete(path),
-            Self::Faulty { disk, life } => {
-                let mut inner = disk.inner.lock();
-                if inner.life != *life {
-                    return Ok(());
-                }
-                inner.files.remove(path.as_ref());
-                std::fs::remove_file(path)
-            }
-        }
-    }
-
-    fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> Result<()> {
-        match self {
-            Self::Real(system) => system.rename(from, to),
-            Self::Faulty { disk, life } => {
-                let mut inner = disk.inner.lock();
-                if inner.life != *life {
-                    return Ok(());
-                }
-                if let Some(file) = inner.files.remove(from.as_ref()) {
-                    inner.files.insert(to.as_ref().to_owned(), file);
-                }
-                std::fs::rename(from, to)
-            }
-        }
-    }
-
-    fn new_reader(&self, handle: Arc<LogHandle>) -> Result<LogReader> {
-        Ok(match (self, handle.as_ref()) {
-            (Self::Real(system), LogHandle::Real(handle)) => {
-                LogReader::Real(system.new_reader(handle.clone())?)
-            }
-            (_, handle) => LogReader::Faulty(handle.cursor()?),
-        })
-    }
-
-    fn new_writer(&self, handle: Arc<LogHandle>) -> Result<LogWriter> {
-        Ok(match (self, handle.as_ref()) {
-            (Self::Real(system), LogHandle::Real(handle)) => {
-                LogWriter::Real(system.new_writer(handle.clone())?)
-            }
-            (_, handle) => LogWriter::Faulty(handle.cursor()?),
-        })
-    }
-}
-
-impl LogHandle {
-    fn cursor(&self) -> Result<Cursor> {
-        match self {
-            Self::Faulty(file) => Ok(Cursor { file: file.clone(), at: 0 }),
-            Self::Real(_) => Err(ErrorKind::InvalidInput.into()),
-        }
-    }
-}
-
-impl Handle for LogHandle {
-    fn truncate(&self, offset: usize) -> Result<()> {
-        match self {
-            Self::Real(handle) => Handle::truncate(handle.as_ref(), offset),
-            Self::Faulty(file) => Handle::truncate(file.as_ref(), offset),
-        }
-    }
-
-    fn file_size(&self) -> Result<usize> {
-        match self {
-            Self::Real(handle) => handle.file_size(),
-            Self::Faulty(file) => file.file_size(),
-        }
-    }
-
-    fn sync(&self) -> Result<()> {
-        match self {
-            Self::Real(handle) => handle.sync(),
-            Self::Faulty(file) => file.sync(),
-        }
-    }
-}
-
-impl Read for LogReader {
-    fn read(&mut self, out: &mut [u8]) -> Result<usize> {
-        match self {
-            Self::Real(reader) => reader.read(out),
-            Self::Faulty(cursor) => cursor.read(out),
-        }
-    }
-}
-
-impl Seek for LogReader {
-    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
-        match self {
-            Self::Real(reader) => reader.seek(to),
-            Self::Faulty(cursor) => cursor.seek(to),
-        }
-    }
-}
-
-impl Write for LogWriter {
-    fn write(&mut self, data: &[u8]) -> Result<usize> {
-        match self {
-            Self::Real(writer) => writer.write(data),
-            Self::Faulty(cursor) => cursor.write(data),
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
+    /// Cuts the file and goes to its end.
+    pub(crate) fn truncate(&mut self, offset: u64) -> Result<()> {
+        Handle::truncate(self.file.as_ref(), offset as usize)?;
+        self.at = offset;
         Ok(())
     }
-}
 
-impl Seek for LogWriter {
-    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
-        match self {
-            Self::Real(writer) => writer.seek(to),
-            Self::Faulty(cursor) => cursor.seek(to),
-        }
-    }
-}
-
-impl WriteExt for LogWriter {
-    fn truncate(&mut self, offset: usize) -> Result<()> {
-        match self {
-            Self::Real(writer) => WriteExt::truncate(writer, offset),
-            Self::Faulty(cursor) => {
-                Handle::truncate(cursor.file.as_ref(), offset)?;
-                cursor.at = offset as u64;
-                Ok(())
-            }
-        }
-    }
-
-    fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
-        match self {
-            Self::Real(writer) => writer.allocate(offset, size),
-            Self::Faulty(cursor) => cursor.file.change(|file| {
-                let wanted = (offset + size) as u64;
-                if file.len()? < wanted { file.set_len(wanted) } else { Ok(()) }
-            }),
-        }
+    /// Makes the file at least this long.
+    pub(crate) fn allocate(&self, length: u64) -> Result<()> {
+        self.file.change(|file| if file.len()? < length { file.set_len(length) } else { Ok(()) })
     }
 }
 

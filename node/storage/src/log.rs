@@ -8,14 +8,16 @@
 //! - After one failed write the handle refuses all further ones. A failed fsync panics inside the
 //!   engine, which ends the process as well.
 
+mod files;
+
 use crate::error::{Result, StorageError};
-use crate::faulty::{FaultyDisk, LogFileSystem};
+use crate::faulty::FaultyDisk;
+use files::Files;
 use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
 use holdfast_core::ids::{Index, RangeId, Term};
 use holdfast_core::state::Applied;
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
-use raft_engine::env::DefaultFileSystem;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use std::path::Path;
 use std::sync::Arc;
@@ -66,7 +68,7 @@ impl MessageExt for EntryCodec {
 
 /// The open log of a node. All methods may be called from any thread.
 pub struct RaftLog {
-    engine: Engine<LogFileSystem>,
+    engine: Engine<Files>,
     /// Reused, so that a write allocates little.
     scratch: Mutex<LogBatch>,
     /// Something was written without fsync since the last fsync.
@@ -79,16 +81,16 @@ pub struct RaftLog {
 impl RaftLog {
     /// Opens the log in `dir`, or creates it. A tail that was torn by a crash is cut off.
     pub fn open(dir: &Path, options: &LogOptions) -> Result<Self> {
-        Self::open_on(LogFileSystem::Real(DefaultFileSystem), dir, options)
+        Self::open_on(Files::real(), dir, options)
     }
 
     /// Like [`RaftLog::open`], on a disk that fails on purpose.
     pub fn open_faulty(dir: &Path, options: &LogOptions, disk: &FaultyDisk) -> Result<Self> {
-        Self::open_on(LogFileSystem::faulty(disk), dir, options)
+        Self::open_on(Files::faulty(disk), dir, options)
     }
 
-    fn open_on(system: LogFileSystem, dir: &Path, options: &LogOptions) -> Result<Self> {
-        let engine = Engine::open_with_file_system(config(dir, options), Arc::new(system))
+    fn open_on(files: Files, dir: &Path, options: &LogOptions) -> Result<Self> {
+        let engine = Engine::open_with_file_system(config(dir, options), Arc::new(files))
             .map_err(StorageError::log("open"))?;
         let log = Self {
             engine,
