@@ -176,14 +176,21 @@ pub fn read(
 }
 
 /// Reconstructs the answer of a command applied at `revision`.
-pub fn replay(op: &Op, revision: Revision, state: &dyn StateReads) -> Response {
+///
+/// # Errors
+/// The command changed nothing because it was refused; or what it changed cannot be told any more.
+pub fn replay(op: &Op, revision: Revision, state: &dyn StateReads) -> Result<Response, Error> {
     let mut eval = Eval::at(revision - 1, revision, 0, state);
-    let result = match eval.run(op) {
-        Ok((_, result)) => result,
-        // It was applied, so its checks held; only the shape of an empty answer is left to give.
-        Err(_) => empty_answer(op),
+    let (_, result) = match eval.run(op) {
+        Ok(done) => done,
+        Err(Stop::Error(error)) => return Err(error),
+        Err(Stop::Park | Stop::TooManyDeletes) => return Err(Error::TimedOut),
     };
-    Response::Kv { revision, result }
+    // A command that was refused at the time may look well at `revision - 1`.
+    let happened = eval.mutations.first().is_none_or(|first| {
+        state.at(&first.key, revision).is_some_and(|found| found.mod_revision == revision)
+    });
+    if happened { Ok(Response::Kv { revision, result }) } else { Err(Error::TimedOut) }
 }
 
 /// Puts the granted revision where a planned answer has its placeholder. What came before the
@@ -220,15 +227,6 @@ pub fn tombstone(key: Bytes, version: &Version, revision: Revision, sub: u32) ->
             lease: 0,
             value: None,
         },
-    }
-}
-
-fn empty_answer(op: &Op) -> OpResult {
-    match op {
-        Op::Range(_) => OpResult::Range(RangeResult::default()),
-        Op::Put(_) => OpResult::Put { prev_kv: None },
-        Op::Delete(_) => OpResult::Delete { deleted: 0, prev_kvs: Vec::new() },
-        Op::Txn(_) => OpResult::Txn { succeeded: false, results: Vec::new() },
     }
 }
 

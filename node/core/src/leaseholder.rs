@@ -66,6 +66,8 @@ pub struct Asked {
     pub id: RequestId,
     /// As in the request.
     pub settled_below: u64,
+    /// An earlier copy of it may still be under way.
+    pub again: bool,
     /// What to do.
     pub work: Work,
 }
@@ -243,6 +245,10 @@ impl Leaseholder {
                     planned.leases,
                     out,
                 );
+            }
+            // A command without changes: it only leaves the request's id in the log.
+            Ok(Plan::NoChange) | Err(_) if asked.again => {
+                self.push(asked, Change::Keys(Vec::new()), None, Vec::new(), out);
             }
             // A refusal depends on the state as much as a read does, so it is decided at a
             // confirmed revision too.

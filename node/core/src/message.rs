@@ -185,6 +185,9 @@ pub enum RangeRequest {
         /// The descriptor generation this was decided on.
         generation: u64,
     },
+    /// As [`RangeRequest::Kv`], of which an earlier copy may still be under way: also an outcome
+    /// that changes nothing must be remembered, or that copy could change something after it.
+    KvAgain(Op),
 }
 
 /// What the meta range is asked to do.

@@ -97,7 +97,7 @@ impl ReadTask {
             ReadWork::At { op, revision, compacted } => {
                 eval::read(op, *revision, *compacted, state)
             }
-            ReadWork::Replay { op, revision } => Ok(eval::replay(op, *revision, state)),
+            ReadWork::Replay { op, revision } => eval::replay(op, *revision, state),
             ReadWork::Feed { .. } => unreachable!("a feed scan has its own answer"),
         }
     }

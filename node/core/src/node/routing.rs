@@ -69,6 +69,12 @@ struct Pending {
     attempts: u32,
     sent_to: Option<NodeId>,
     retry_at: Option<Millis>,
+    /// Names the last attempt: only its answer is taken.
+    token: u64,
+    /// That attempt is on its way or being served.
+    out: bool,
+    /// What became of an attempt before the last is not known: it may still be carried out.
+    doubtful: bool,
 }
 
 /// A multi-range read being put together.
@@ -97,6 +103,8 @@ pub(super) struct Router {
     next: u64,
     pending: BTreeMap<u64, Pending>,
     tokens: BTreeMap<ClientToken, u64>,
+    /// Later attempts, whose token is not the sequence number of their request.
+    attempts: BTreeMap<u64, u64>,
     hints: BTreeMap<RangeId, NodeId>,
     gathers: BTreeMap<u64, Gather>,
     collects: BTreeMap<u64, Collect>,
@@ -113,6 +121,7 @@ impl Router {
             next: first,
             pending: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             hints: BTreeMap::new(),
             gathers: BTreeMap::new(),
             collects: BTreeMap::new(),
@@ -128,9 +137,15 @@ impl Router {
     /// The client does not wait any more; what it asked may still happen.
     pub(super) fn abandon(&mut self, token: ClientToken) {
         if let Some(sequence) = self.tokens.remove(&token) {
-            self.pending.remove(&sequence);
+            self.remove(sequence);
             self.gathers.remove(&sequence);
         }
+    }
+
+    /// The request whose last attempt this is.
+    fn request_of(&self, token: u64) -> Option<u64> {
+        let sequence = self.attempts.get(&token).copied().unwrap_or(token);
+        self.pending.get(&sequence).filter(|pending| pending.token == token).map(|_| sequence)
     }
 
     /// Ranges whose leaseholders may have something to propose.
@@ -148,6 +163,7 @@ impl Router {
 
     fn remove(&mut self, sequence: u64) -> Option<Pending> {
         let pending = self.pending.remove(&sequence)?;
+        self.attempts.remove(&pending.token);
         if let Owner::Client(token) | Owner::SplitId(token, _) = &pending.owner {
             self.tokens.remove(token);
         }
@@ -155,7 +171,8 @@ impl Router {
     }
 
     /// The edge will answer: nothing is left to route.
-    pub(super) fn read_started(&mut self, sequence: u64) -> Option<Origin> {
+    pub(super) fn read_started(&mut self, token: u64) -> Option<Origin> {
+        let sequence = self.request_of(token)?;
         match self.remove(sequence)?.owner {
             Owner::Client(token) => Some(Origin::Client(token)),
             Owner::Gather(gather, part) => Some(Origin::Gather { gather, part }),
@@ -331,6 +348,9 @@ impl Node {
                 attempts: 0,
                 sent_to: None,
                 retry_at: None,
+                token: sequence,
+                out: false,
+                doubtful: false,
             },
         );
         sequence
@@ -351,7 +371,7 @@ impl Node {
     fn dispatch(&mut self, sequence: u64, state: &dyn StateReads) {
         if let Some((to, request)) = self.prepare(sequence) {
             if to == self.config.node {
-                self.serve(Asker::Local(sequence), request, state);
+                self.serve(Asker::Local(request.token), request, state);
             } else {
                 self.counters.forwarded += 1;
                 self.send(to, Message::Request(Box::new(request)));
@@ -390,8 +410,20 @@ impl Node {
         };
         pending.sent_to = Some(target);
         pending.retry_at = None;
-        let body = pending.body.clone();
-        Some((target, RoutedRequest { token: sequence, range, id, settled_below, body }))
+        let mut body = pending.body.clone();
+        if std::mem::replace(&mut pending.out, true) {
+            pending.doubtful = true;
+            self.router.attempts.remove(&pending.token);
+            pending.token = self.router.next;
+            self.router.next += 1;
+            self.router.attempts.insert(pending.token, sequence);
+        }
+        if pending.doubtful
+            && let RangeRequest::Kv(op) = body
+        {
+            body = RangeRequest::KvAgain(op);
+        }
+        Some((target, RoutedRequest { token: pending.token, range, id, settled_below, body }))
     }
 
     /// The node that should serve a range, as far as this gateway knows.
@@ -443,12 +475,14 @@ impl Node {
             return self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
         let RoutedRequest { id, settled_below, body, .. } = request;
+        let again = matches!(body, RangeRequest::KvAgain(_));
         match body {
-            RangeRequest::Kv(op) => {
+            RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => {
                 let asked = crate::leaseholder::Asked {
                     asker,
                     id,
                     settled_below,
+                    again,
                     work: crate::leaseholder::Work::Op(op),
                 };
                 self.with_leaseholder(range, state, |holder, view, out| {
@@ -461,6 +495,7 @@ impl Node {
                     asker,
                     id,
                     settled_below,
+                    again,
                     work: crate::leaseholder::Work::RevokeLease(lease),
                 };
                 self.with_leaseholder(range, state, |holder, view, out| {
@@ -484,7 +519,8 @@ impl Node {
     }
 
     /// A routed request ended, or has to go elsewhere.
-    pub(super) fn routed_outcome(&mut self, sequence: u64, outcome: Outcome) {
+    pub(super) fn routed_outcome(&mut self, token: u64, outcome: Outcome) {
+        let Some(sequence) = self.router.request_of(token) else { return };
         match outcome {
             Outcome::Done(result) => {
                 if let Some(pending) = self.router.remove(sequence) {
@@ -524,6 +560,8 @@ impl Node {
             Place::Meta => None,
         };
         let from = pending.sent_to.take();
+        // Whoever says so has not carried it out, and will not.
+        pending.out = false;
         let mut eager = false;
         match reason {
             Misrouted::NotLeaseholder { hint } => {
