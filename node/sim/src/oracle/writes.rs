@@ -106,7 +106,11 @@ fn check_answer(
     if !op.is_read_only() {
         let as_write = evaluate(op, revision - 1, revision, history);
         let found = history.changes().get(&revision).map(changes_of).unwrap_or_default();
-        if !as_write.changes.is_empty() && as_write.changes == found && as_write.result == *result {
+        if as_write.changes == found && as_write.result == *result && found.is_empty() {
+            // Its id was logged, so that no late copy can change anything.
+            return unchanged(record, owners);
+        }
+        if !found.is_empty() && as_write.changes == found && as_write.result == *result {
             let owner = owners.entry(revision).or_insert(Owner::Op(record.id));
             if *owner == Owner::Op(record.id) {
                 return Ok(());
@@ -116,11 +120,7 @@ fn check_answer(
     let as_read = evaluate(op, revision, revision, history);
     let mut wanted = as_read.result;
     if as_read.changes.is_empty() && wanted == *result {
-        let own = Owner::Op(record.id);
-        if let Some((at, _)) = owners.iter().find(|(_, owner)| **owner == own) {
-            return Err(format!("answered as unchanged, but changed at {at}: {record:?}"));
-        }
-        return Ok(());
+        return unchanged(record, owners);
     }
     if !op.is_read_only() {
         wanted = evaluate(op, revision - 1, revision, history).result;
@@ -132,6 +132,14 @@ fn check_answer(
          ({at_all} operations)",
         owners.get(&revision)
     ))
+}
+
+/// It was answered as one that changed nothing.
+fn unchanged(record: &OpRecord, owners: &BTreeMap<Revision, Owner>) -> Result<(), String> {
+    match owners.iter().find(|(_, owner)| **owner == Owner::Op(record.id)) {
+        Some((at, _)) => Err(format!("answered as unchanged, but changed at {at}: {record:?}")),
+        None => Ok(()),
+    }
 }
 
 /// A refused operation changed nothing, and there was a reason to refuse it.
