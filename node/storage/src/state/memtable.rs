@@ -8,8 +8,8 @@ use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, printable};
 use holdfast_core::state::{Applied, ApplyBatch, Version};
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// What one change costs beside its key and value: tree nodes and a version.
@@ -145,30 +145,21 @@ impl Memtable {
         })
     }
 
-    /// Overlays this table's attachments to `lease` on `keys`.
-    pub fn overlay_lease(&self, lease: LeaseId, span: &Span, keys: &mut BTreeSet<Bytes>) {
-        let from = (lease, span.start.clone());
-        for ((of, key), attached) in self.leases.range(from..) {
-            if *of != lease || !span.contains(key) {
-                break;
-            }
-            if *attached {
-                keys.insert(key.clone());
-            } else {
-                keys.remove(key);
-            }
-        }
+    /// Keys of `span` that this table attaches to `lease` (`true`) or detaches from it.
+    pub fn lease_changes(&self, lease: LeaseId, span: &Span) -> Vec<(Bytes, bool)> {
+        self.leases
+            .range((lease, span.start.clone())..)
+            .take_while(|((of, key), _)| *of == lease && span.contains(key))
+            .map(|((_, key), attached)| (key.clone(), *attached))
+            .collect()
     }
 
-    /// Overlays this table's system rows of `range` on `rows`.
-    pub fn overlay_system(&self, range: RangeId, rows: &mut BTreeMap<Bytes, Bytes>) {
-        for ((_, key), value) in
-            self.system.range((range, Bytes::new())..).take_while(|((of, _), _)| *of == range)
-        {
-            match value {
-                Some(value) => rows.insert(key.clone(), value.clone()),
-                None => rows.remove(key),
-            };
-        }
+    /// System rows of `range` that this table changes; `None` is deleted.
+    pub fn system_changes(&self, range: RangeId) -> Vec<(Bytes, Option<Bytes>)> {
+        self.system
+            .range((range, Bytes::new())..)
+            .take_while(|((of, _), _)| *of == range)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect()
     }
 }

@@ -4,10 +4,10 @@
 //! consistent set of tables, and holds no lock while it visits. Since versions never change and
 //! nothing at or below the read's revision is still to come, the chunks fit together.
 
-use crate::state::State;
 use crate::state::codec::{Facts, LogRow, Position};
 use crate::state::memtable::{Chain, Memtable};
 use crate::state::tables::DiskView;
+use crate::state::{Inner, State};
 use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, successor};
@@ -27,6 +27,12 @@ struct Below {
     disk: Arc<DiskView>,
 }
 
+impl Inner {
+    fn below(&self) -> Below {
+        Below { flushing: self.flushing.clone(), disk: self.disk.clone() }
+    }
+}
+
 impl State {
     /// The newest version of `key` without its value: what evaluating most commands needs.
     pub fn facts(&self, key: &[u8]) -> Option<Facts> {
@@ -35,7 +41,7 @@ impl State {
             if let Some(chain) = inner.active.keys.get(key) {
                 return Some(Facts::of(chain.newest()));
             }
-            Below { flushing: inner.flushing.clone(), disk: inner.disk.clone() }
+            inner.below()
         };
         let sealed = below.flushing.as_ref().and_then(|table| table.keys.get(key));
         match sealed {
@@ -57,7 +63,7 @@ impl StateReads for State {
             if let Some(version) = found {
                 return Some(version.clone());
             }
-            Below { flushing: inner.flushing.clone(), disk: inner.disk.clone() }
+            inner.below()
         };
         let sealed = below.flushing.as_ref().and_then(|table| table.keys.get(key));
         if let Some(version) = sealed.and_then(|chain| chain.at(revision)) {
@@ -146,22 +152,35 @@ impl StateReads for State {
     }
 
     fn lease_keys(&self, lease: LeaseId, span: &Span) -> Vec<Bytes> {
-        let inner = self.shared.inner.read();
-        let mut keys = inner.disk.lease_keys(lease, span);
-        if let Some(flushing) = &inner.flushing {
-            flushing.overlay_lease(lease, span, &mut keys);
+        let (active, below) = {
+            let inner = self.shared.inner.read();
+            (inner.active.lease_changes(lease, span), inner.below())
+        };
+        let mut keys = below.disk.lease_keys(lease, span);
+        let sealed = below.flushing.map(|table| table.lease_changes(lease, span));
+        for (key, attached) in sealed.into_iter().flatten().chain(active) {
+            if attached {
+                keys.insert(key);
+            } else {
+                keys.remove(&key);
+            }
         }
-        inner.active.overlay_lease(lease, span, &mut keys);
         keys.into_iter().collect()
     }
 
     fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)> {
-        let inner = self.shared.inner.read();
-        let mut rows = inner.disk.system(range);
-        if let Some(flushing) = &inner.flushing {
-            flushing.overlay_system(range, &mut rows);
+        let (active, below) = {
+            let inner = self.shared.inner.read();
+            (inner.active.system_changes(range), inner.below())
+        };
+        let mut rows = below.disk.system(range);
+        let sealed = below.flushing.map(|table| table.system_changes(range));
+        for (key, value) in sealed.into_iter().flatten().chain(active) {
+            match value {
+                Some(value) => rows.insert(key, value),
+                None => rows.remove(&key),
+            };
         }
-        inner.active.overlay_system(range, &mut rows);
         rows.into_iter().collect()
     }
 }
@@ -201,7 +220,7 @@ impl State {
         };
         let (active, below) = {
             let inner = self.shared.inner.read();
-            let below = Below { flushing: inner.flushing.clone(), disk: inner.disk.clone() };
+            let below = inner.below();
             (gather(&inner.active), below)
         };
         let sealed = below.flushing.as_ref().map_or_else(Vec::new, |table| gather(table));
@@ -258,7 +277,7 @@ impl State {
         let below = {
             let inner = self.shared.inner.read();
             gather(&inner.active);
-            Below { flushing: inner.flushing.clone(), disk: inner.disk.clone() }
+            inner.below()
         };
         if let Some(flushing) = &below.flushing {
             gather(flushing);
