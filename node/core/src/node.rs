@@ -780,12 +780,15 @@ fn merge_write(persist: &mut Persist, write: LogWrite) {
 /// How far the log of a replica may be cut: below what is durable in the state, and keeping what
 /// members that are behind still need, within the budget.
 fn truncation(replica: &Replica, budget: u64) -> Option<crate::state::Applied> {
-    /// Entries kept for members that are a little behind, whatever happens.
+    /// Entries kept for members that are a little behind.
     const KEEP: Index = 2_000;
     /// Cuts smaller than this are not worth a write.
     const STEP: Index = 5_000;
+    // Entries are assumed to be of the average size that the budget is meant for.
+    let absent_max = budget / 512;
+    let (keep, step) = (KEEP.min(absent_max), STEP.min(absent_max));
     let first = replica.group.log().truncated().index;
-    let mut cut = replica.durable.saturating_sub(KEEP);
+    let mut cut = replica.durable.saturating_sub(keep);
     if replica.group.is_leader() {
         let slowest = replica
             .group
@@ -794,13 +797,10 @@ fn truncation(replica: &Replica, budget: u64) -> Option<crate::state::Applied> {
             .map(|(_, matched, _, snapshot)| if *snapshot { Index::MAX } else { *matched })
             .min()
             .unwrap_or(Index::MAX);
-        // Within the budget, an absent member finds all it missed; entries are assumed to be of
-        // the average size that the budget is meant for.
-        let absent_max = budget / 512;
+        // Within the budget, an absent member finds all it missed.
         cut = cut.min(slowest.max(cut.saturating_sub(absent_max)));
     } else {
         // A follower may lead tomorrow: it keeps as much as a leader might need to.
-        let absent_max = budget / 512;
         cut = cut.min(
             replica
                 .group
@@ -809,7 +809,7 @@ fn truncation(replica: &Replica, budget: u64) -> Option<crate::state::Applied> {
                 .max(replica.group.log().truncated().index),
         );
     }
-    if cut < first + STEP {
+    if cut < first + step.max(1) {
         return None;
     }
     let term = replica.group.log().term_at(cut)?;

@@ -52,10 +52,11 @@ impl Question {
 }
 
 /// A lease whose keys are being deleted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Revoke {
     id: RequestId,
     waiting: BTreeSet<RangeId>,
+    done: BTreeSet<RangeId>,
     revision: Revision,
 }
 
@@ -442,7 +443,7 @@ impl Node {
                 self.service.waiting.insert(id, (asker, revision));
                 self.service
                     .revokes
-                    .insert(lease, Revoke { id, waiting: BTreeSet::new(), revision: 0 });
+                    .insert(lease, Revoke { id, ..Revoke::default() });
                 if revoking {
                     self.start_revoke(lease, id);
                 } else {
@@ -457,11 +458,11 @@ impl Node {
     fn start_revoke(&mut self, lease: LeaseId, id: RequestId) {
         let Some(record) = self.meta.leases().get(&lease) else { return };
         let ranges = record.ranges.clone();
-        let revoke = self.service.revokes.entry(lease).or_insert(Revoke {
-            id,
-            waiting: BTreeSet::new(),
-            revision: 0,
-        });
+        let revoke = self
+            .service
+            .revokes
+            .entry(lease)
+            .or_insert_with(|| Revoke { id, ..Revoke::default() });
         if !revoke.waiting.is_empty() {
             return;
         }
@@ -488,9 +489,22 @@ impl Node {
     pub(super) fn revoked_in(&mut self, lease: LeaseId, range: RangeId, revision: Revision) {
         let Some(revoke) = self.service.revokes.get_mut(&lease) else { return };
         revoke.waiting.remove(&range);
+        revoke.done.insert(range);
         revoke.revision = revoke.revision.max(revision);
-        if revoke.waiting.is_empty() {
-            self.finish_revoke(lease);
+        if !revoke.waiting.is_empty() {
+            return;
+        }
+        // Ranges that were cut off those asked at first may hold keys as well; the directory knows
+        // of them since before their parents answered.
+        if let Some(record) = self.meta.leases().get(&lease) {
+            revoke.waiting = record.ranges.difference(&revoke.done).copied().collect();
+        }
+        let rest = revoke.waiting.clone();
+        if rest.is_empty() {
+            return self.finish_revoke(lease);
+        }
+        for range in rest {
+            self.revoke_in(lease, range);
         }
     }
 
