@@ -6,7 +6,7 @@
 #   ./test.sh --quick    without the comparison with etcd
 #
 # Needs Rust and Go on Debian or Ubuntu; a missing C compiler is installed with apt. Builds are
-# cached under ${HOLDFAST_CACHE:-~/.cache/holdfast}. The last line is
+# cached under ${HOLDFAST_BUILD_CACHE:-~/.cache/holdfast}. The last line is
 # "N passed, N failed, N skipped"; exits 0 only if nothing failed.
 set -u -o pipefail
 cd "$(dirname "$0")" || exit 2
@@ -18,9 +18,9 @@ case "${1:-}" in
   *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
-export HOLDFAST_CACHE="${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}"
-mkdir -p "$HOLDFAST_CACHE"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOLDFAST_CACHE/target}"
+export HOLDFAST_BUILD_CACHE="${HOLDFAST_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}"
+mkdir -p "$HOLDFAST_BUILD_CACHE"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOLDFAST_BUILD_CACHE/target}"
 export CARGO_TERM_COLOR=never
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
