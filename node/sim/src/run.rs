@@ -13,11 +13,16 @@ use bytes::Bytes;
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::NodeId;
 use holdfast_core::request::{Op, PutOp, RangeOp, Request, Response};
-use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Clients of a run, and watching ones.
 const CLIENTS: usize = 6;
 const WATCHERS: usize = 5;
+
+/// Mixed into the seed for what is decided before the world begins.
+const SHAPE: u64 = 0x5eed;
 
 const WATCHER_TIMERS: u64 = 1 << 20;
 const NEMESIS_TIMER: u64 = 1 << 21;
@@ -42,9 +47,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A run of this seed.
+    /// A run of this seed, which also decides about the size of the cluster.
     pub fn new(seed: u64) -> Self {
-        let options = Options::new(seed);
+        let mut options = Options::new(seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ SHAPE);
+        options.nodes = *[3, 3, 3, 3, 3, 4, 5, 5, 1].choose(&mut rng).expect("not empty");
+        let cuts: &[&'static str] = match rng.random_range(0..4) {
+            0 => &[],
+            1 => &["k1", "k2", "k4", "k5/3", "k7", "k8"],
+            _ => &["k3", "k6"],
+        };
+        options.split_keys = cuts.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+        // Entries of a log that are kept for members that are behind: many, or so few that an
+        // absent member needs a raft snapshot.
+        let kept = *[2_000, 100, 10].choose(&mut rng).expect("not empty");
+        options.log_budget = kept * 512;
+        options.election_ms = *[1000, 1000, 500].choose(&mut rng).expect("not empty");
         Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false }
     }
 }
@@ -77,6 +95,29 @@ struct Run {
     workload: Workload,
     watchers: Watchers,
     nemesis: Nemesis,
+}
+
+/// Runs a plan; a panic of the core (or of the world) is a violation too.
+pub fn run_caught(plan: Plan) -> Report {
+    let seed = plan.options.seed;
+    std::panic::catch_unwind(|| run(plan)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default();
+        Report {
+            seed,
+            trace: 0,
+            coverage: Coverage::default(),
+            operations: 0,
+            succeeded: 0,
+            revisions: 0,
+            watches: 0,
+            virtual_ms: 0,
+            violation: Some(format!("panic: {message}")),
+        }
+    })
 }
 
 /// Runs a plan.

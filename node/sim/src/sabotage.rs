@@ -3,6 +3,37 @@
 /// One breach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Writes are reported durable before they are, and lost in a crash.
+    /// Writes of the log are reported durable when they are only readable.
     EarlyPersisted,
+    /// A refused vote arrives as a granted one.
+    BoughtVotes,
+    /// A revision that the sequencer has granted reaches another asker as well.
+    GrantTwice,
+    /// What is applied becomes visible a turn too late.
+    LateApply,
+    /// A batch is applied without its changes.
+    LostApply,
+    /// Reads see what a node had when it was flushed last.
+    OldReads,
+    /// A node's clock runs five times too fast.
+    FastClock,
+    /// Events of a watch disappear.
+    LostEvents,
+    /// A client's request is put to the node a second time, as a new one.
+    DoubleRequest,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::EarlyPersisted,
+        Self::BoughtVotes,
+        Self::GrantTwice,
+        Self::LateApply,
+        Self::LostApply,
+        Self::OldReads,
+        Self::FastClock,
+        Self::LostEvents,
+        Self::DoubleRequest,
+    ];
 }

@@ -216,6 +216,8 @@ pub struct World {
     next_token: u64,
     next_incarnation: u64,
     trace: u64,
+    /// For [`Sabotage::GrantTwice`].
+    last_grant: i64,
 }
 
 impl World {
@@ -223,7 +225,7 @@ impl World {
     pub fn new(options: Options) -> Self {
         let mut world = Self {
             network: Network::default(),
-            checks: Checks::new(options.replicas),
+            checks: Checks::new(options.replicas.min(options.nodes as usize)),
             coverage: Coverage::default(),
             drop_one_in: 0,
             now: 1000,
@@ -235,6 +237,7 @@ impl World {
             next_token: 1,
             next_incarnation: 1,
             trace: 0xcbf2_9ce4_8422_2325,
+            last_grant: 0,
             options,
         };
         let plan = world.plan();
@@ -314,6 +317,11 @@ impl World {
         let deadline = sim.clock.at(now) + timeout;
         let token = self.next_token;
         self.next_token += 1;
+        if self.options.sabotage == Some(Sabotage::DoubleRequest) && self.rng.random_ratio(1, 50) {
+            let (token, request) = (u64::MAX - token, request.clone());
+            let input = Input::Request { token, deadline, request };
+            self.post(node, 5, NodeEvent::Input(Box::new(input)));
+        }
         self.post(node, 0, NodeEvent::Input(Box::new(Input::Request { token, deadline, request })));
         Some(token)
     }
@@ -513,7 +521,10 @@ impl World {
 
     fn new_clock(&mut self) -> Clock {
         let base = self.rng.random_range(1..1_000_000);
-        let rate = self.rng.random_range(999_000..=1_001_000);
+        let mut rate = self.rng.random_range(999_000..=1_001_000);
+        if self.options.sabotage == Some(Sabotage::FastClock) {
+            rate *= 5;
+        }
         Clock::new(base, self.now, rate)
     }
 }

@@ -87,7 +87,12 @@ struct Files {
     durable: Logs,
     /// Readable, not durable.
     unsynced: Vec<Persist>,
+    /// A sabotage: says "durable" a few writes too early.
+    lies: bool,
 }
+
+/// How many writes a disk that lies keeps from being durable.
+const LIES: usize = 3;
 
 /// See the module. Clones share the disk.
 #[derive(Clone, Debug, Default)]
@@ -113,13 +118,20 @@ impl LogDisk {
         let (sequence, sync) = (persist.sequence, persist.sync);
         files.unsynced.push(persist);
         if sync {
-            for persist in std::mem::take(&mut files.unsynced) {
+            let kept = if files.lies { LIES.min(files.unsynced.len()) } else { 0 };
+            let synced = files.unsynced.len() - kept;
+            for persist in files.unsynced.drain(..synced) {
                 for write in &persist.writes {
                     files.durable.write(write);
                 }
             }
         }
         Some(sequence)
+    }
+
+    /// From now on, says "durable" too early.
+    pub fn lie(&self) {
+        self.files().lies = true;
     }
 
     /// The power goes: of what is not durable, only the first `keep` writes survive.

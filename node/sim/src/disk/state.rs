@@ -200,6 +200,13 @@ impl StateDisk {
         &self.durable
     }
 
+    /// A sabotage: what reads would see had nothing been applied since the last flush.
+    #[must_use]
+    pub fn old(&self) -> Self {
+        let memory = self.durable.clone();
+        Self { memory, ..Self::default() }
+    }
+
     /// Copies a range for a raft snapshot.
     pub fn image(&self, range: RangeId, span: &Span) -> Option<RangeImage> {
         let files = &self.memory;

@@ -3,13 +3,15 @@
 use super::life::Install;
 use super::{Event, Happening, NodeEvent, Stream, World};
 use crate::invariants::Sight;
-use holdfast_core::effects::{Effects, Input, Millis, Persist, SnapshotEffect};
+use crate::sabotage::Sabotage;
+use holdfast_core::effects::{Effects, Input, Millis, Persist, SnapshotEffect, WatchEffect};
 use holdfast_core::feed;
 use holdfast_core::group::decode_raft;
 use holdfast_core::ids::{NodeId, RangeId, ReplicaId};
 use holdfast_core::key::Span;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
+use holdfast_core::state::ApplyBatch;
 use rand::Rng;
 
 /// Longest time that a read waits for its thread.
@@ -42,12 +44,12 @@ impl World {
         for persist in persist {
             self.persist(node, persist);
         }
+        let mut apply = apply;
+        if self.options.sabotage == Some(Sabotage::LateApply) {
+            apply = std::mem::replace(&mut self.sim(node).late, apply);
+        }
         for batch in apply {
-            self.checks.see(&self.nodes, &Sight::Applying { node, batch: &batch });
-            self.mix(batch.applied.index);
-            let range = batch.range;
-            self.sim(node).state.apply(batch);
-            self.checks.see(&self.nodes, &Sight::Applied { node, range });
+            self.apply(node, batch);
         }
         for effect in snapshots {
             self.snapshot(node, effect);
@@ -64,13 +66,33 @@ impl World {
             self.checks.see(&self.nodes, &Sight::Replied { node, result: &result });
             self.happenings.push_back(Happening::Reply { node, token, result });
         }
-        for news in watch {
+        for mut news in watch {
+            if self.options.sabotage == Some(Sabotage::LostEvents)
+                && let WatchEffect::Events { events, .. } = &mut news
+                && self.rng.random_ratio(1, 100)
+            {
+                events.pop();
+            }
             self.checks.see(&self.nodes, &Sight::Watch { node, news: &news });
             self.happenings.push_back(Happening::Watch { node, news });
         }
         self.sim(node).handed_over |= handed_over;
         self.checks.see(&self.nodes, &Sight::TurnEnds);
         follow_up
+    }
+
+    fn apply(&mut self, node: NodeId, mut batch: ApplyBatch) {
+        self.checks.see(&self.nodes, &Sight::Applying { node, batch: &batch });
+        self.mix(batch.applied.index);
+        let range = batch.range;
+        if self.options.sabotage == Some(Sabotage::LostApply)
+            && node == NodeId(2)
+            && self.rng.random_ratio(1, 100)
+        {
+            batch.mutations.clear();
+        }
+        self.sim(node).state.apply(batch);
+        self.checks.see(&self.nodes, &Sight::Applied { node, range });
     }
 
     pub(super) fn run_read(&mut self, node: NodeId, task: ReadTask) {
@@ -85,7 +107,11 @@ impl World {
             let (events, through) = feed::scan(span, *from, *to, *prev_kv, *compacted, state);
             return Some(Input::FeedScanned { feed: *feed, events, through });
         }
-        let result = task.run(state);
+        let result = if self.options.sabotage == Some(Sabotage::OldReads) {
+            task.run(&state.old())
+        } else {
+            task.run(state)
+        };
         match task.origin {
             Origin::Client(token) => {
                 self.checks.see(&self.nodes, &Sight::Replied { node, result: &result });

@@ -2,9 +2,12 @@
 
 use super::{Event, NodeEvent, World};
 use crate::network::Fate;
+use crate::sabotage::Sabotage;
 use holdfast_core::effects::Millis;
+use holdfast_core::group::{decode_raft, encode_raft};
 use holdfast_core::ids::NodeId;
-use holdfast_core::message::{self, Message};
+use holdfast_core::message::{self, Message, SequencerReply};
+use raft::eraftpb::MessageType;
 use rand::Rng;
 
 /// Between two attempts to connect.
@@ -20,13 +23,49 @@ impl World {
             self.coverage.dropped += 1;
             return;
         }
-        let bytes = message::encode(message);
+        let bytes = match self.options.sabotage {
+            Some(Sabotage::GrantTwice) => message::encode(&self.grant_twice(message)),
+            Some(Sabotage::BoughtVotes) => message::encode(&Self::buy_vote(message)),
+            _ => message::encode(message),
+        };
         let now = self.now;
         match self.network.fate(now, from, to, &mut self.rng) {
             Fate::Arrives(at, session) => self.deliver(from, to, at, session, bytes),
             Fate::Held(session) => self.network.hold(from, to, session, bytes),
             Fate::Lost => {}
         }
+    }
+
+    /// Now and then, a grant is the same as one given to somebody else.
+    fn grant_twice(&mut self, message: &Message) -> Message {
+        let mut message = message.clone();
+        if let Message::SequencerAnswer { answers, .. } = &mut message {
+            for answer in answers {
+                if let SequencerReply::Granted(revision) = answer {
+                    let granted = std::mem::replace(&mut self.last_grant, *revision);
+                    if granted > 0 && self.rng.random_ratio(1, 20) {
+                        *revision = granted;
+                    }
+                }
+            }
+        }
+        message
+    }
+
+    /// A vote that is refused arrives as granted: the same node can vote twice in a term, and for
+    /// somebody whose log lacks what is committed.
+    fn buy_vote(message: &Message) -> Message {
+        let mut message = message.clone();
+        if let Message::Raft { data, .. } = &mut message {
+            let mut raft = decode_raft(data).expect("the core's own message");
+            let vote = MessageType::MsgRequestVoteResponse;
+            let pre_vote = MessageType::MsgRequestPreVoteResponse;
+            if raft.reject && (raft.get_msg_type() == vote || raft.get_msg_type() == pre_vote) {
+                raft.reject = false;
+                *data = encode_raft(&raft);
+            }
+        }
+        message
     }
 
     fn deliver(&mut self, from: NodeId, to: NodeId, at: Millis, session: u64, bytes: Vec<u8>) {

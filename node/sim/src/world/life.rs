@@ -1,15 +1,17 @@
 //! A node of the world: disks that outlive its processes, and the process that runs now.
 
-use super::{Event, Happening, NodeEvent, World};
+use super::{Event, Happening, NodeEvent, Options, World};
 use crate::clock::Clock;
 use crate::disk::state::RangeImage;
 use crate::disk::{LogDisk, StateDisk};
 use crate::invariants::Sight;
+use crate::sabotage::Sabotage;
 use holdfast_core::bootstrap::Plan;
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::{Index, NodeId, RangeId};
 use holdfast_core::key::Span;
 use holdfast_core::node::{Config, Node};
+use holdfast_core::state::ApplyBatch;
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +52,8 @@ pub struct SimNode {
     /// A restart is planned.
     pub(crate) starting: bool,
     pub(crate) stopping: bool,
+    /// A sabotage: batches that are not visible yet.
+    pub(crate) late: Vec<ApplyBatch>,
 }
 
 impl SimNode {
@@ -84,6 +88,7 @@ impl SimNode {
             next_staged: 1,
             starting: true,
             stopping: false,
+            late: Vec::new(),
         }
     }
 
@@ -105,7 +110,7 @@ impl World {
         let now = self.now;
         let incarnation = self.next_incarnation;
         self.next_incarnation += 1;
-        let (election_ms, log_budget) = (self.options.election_ms, self.options.log_budget);
+        let Options { election_ms, log_budget, sabotage, .. } = self.options;
         let sim = self.sim(node);
         sim.starting = false;
         if sim.core.is_some() {
@@ -119,6 +124,9 @@ impl World {
         let mut boots = sim.log.boots();
         for boot in &mut boots {
             boot.applied = sim.state.memory().applied(boot.range).unwrap_or_default();
+        }
+        if sabotage == Some(Sabotage::EarlyPersisted) {
+            sim.log.lie();
         }
         let own_now = sim.clock.at(now);
         let core = Node::new(config, own_now, Arc::new(sim.log.clone()), &sim.state, boots)
@@ -155,6 +163,7 @@ impl World {
         sim.stopping = false;
         sim.pins.clear();
         sim.staged.clear();
+        sim.late.clear();
         sim.disk_busy_until = 0;
         let at_risk = sim.log.at_risk();
         let kept = if power { self.rng.random_range(0..=at_risk) } else { at_risk };

@@ -1,0 +1,84 @@
+//! The simulated cluster under seeds: fixed ones, each of which once found a bug or covers
+//! something rare, and fresh ones.
+//!
+//! `HOLDFAST_SIM_SEEDS=n` runs n fresh seeds, `HOLDFAST_SIM_SEED=s` replays one. Each seed is
+//! printed before it runs.
+
+use holdfast_sim::run::{Plan, Report, run_caught};
+use holdfast_sim::sabotage::Sabotage;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Fresh seeds, unless the environment says otherwise.
+const FRESH: u64 = 40;
+
+/// Seeds and what they found.
+const FIXED: [(u64, &str); 3] = [
+    (6, "requests blocked for ever behind a refused one"),
+    (7, "a cut whose first rows depended on what was applied with it"),
+    (8, "a cut whose revision depended on what was applied with it"),
+];
+
+fn check(plan: Plan) -> Report {
+    println!("seed {}", plan.options.seed);
+    let report = run_caught(plan);
+    if let Some(violation) = &report.violation {
+        panic!("seed {}: {violation}", report.seed);
+    }
+    report
+}
+
+#[test]
+fn seeds_that_once_failed_pass() {
+    for (seed, found) in FIXED {
+        println!("{found}:");
+        check(Plan::new(seed));
+    }
+}
+
+#[test]
+fn fresh_seeds_pass() {
+    if let Ok(seed) = std::env::var("HOLDFAST_SIM_SEED") {
+        let seed = seed.parse().expect("HOLDFAST_SIM_SEED is a number");
+        println!("{:?}", check(Plan::new(seed)));
+        return;
+    }
+    let count = std::env::var("HOLDFAST_SIM_SEEDS")
+        .map_or(FRESH, |count| count.parse().expect("HOLDFAST_SIM_SEEDS is a number"));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    let first = now.as_nanos() as u64 % 1_000_000_000_000;
+    for seed in first..first + count {
+        check(Plan::new(seed));
+    }
+}
+
+/// Nothing but the seed decides.
+#[test]
+fn a_seed_gives_one_run() {
+    for seed in [3, 4] {
+        let (one, other) = (check(Plan::new(seed)), check(Plan::new(seed)));
+        assert_eq!(one.trace, other.trace);
+        assert_eq!(one.coverage, other.coverage);
+        assert_eq!(one.operations, other.operations);
+    }
+    assert_ne!(check(Plan::new(3)).trace, check(Plan::new(4)).trace);
+}
+
+/// The checks can fail: every breach of the world's contract with the core is noticed soon.
+#[test]
+fn every_sabotage_is_caught() {
+    for sabotage in Sabotage::ALL {
+        let caught = (1..=40).find_map(|seed| {
+            let mut plan = Plan::new(seed);
+            plan.options.sabotage = Some(sabotage);
+            let violation = run_caught(plan).violation?;
+            Some((seed, violation))
+        });
+        match caught {
+            Some((seed, mut violation)) => {
+                violation.truncate(200);
+                println!("{sabotage:?}, seed {seed}: {violation}");
+            }
+            None => panic!("{sabotage:?} was not noticed"),
+        }
+    }
+}
