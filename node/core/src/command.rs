@@ -107,6 +107,21 @@ pub enum MetaChange {
         /// Its state from now on.
         state: NodeState,
     },
+    /// Copies of a node that does not answer are to be made elsewhere.
+    Condemn {
+        /// The node.
+        node: NodeId,
+        /// Names the decision.
+        operation: String,
+        /// Counts those who decide.
+        epoch: u64,
+    },
+    /// A node that was to lose its copies has none any more: it is gone for good. Without effect
+    /// if it was called back meanwhile.
+    Retire {
+        /// The node.
+        node: NodeId,
+    },
     /// Allocate a range id.
     AllocateRange,
     /// Make a lease.

@@ -72,6 +72,22 @@ pub enum NodeState {
     Draining,
     /// Never to come back; its id is refused for ever.
     Tombstoned,
+    /// Away for so long that its copies are being made elsewhere, unless it comes back first.
+    Condemned,
+    /// In service, and gives its copies to other nodes; then it is gone for good.
+    Leaving,
+}
+
+impl NodeState {
+    /// May it lead ranges?
+    pub fn may_lead(self) -> bool {
+        matches!(self, NodeState::Up | NodeState::Joining)
+    }
+
+    /// Are its copies to be made elsewhere?
+    pub fn loses_replicas(self) -> bool {
+        matches!(self, NodeState::Tombstoned | NodeState::Condemned | NodeState::Leaving)
+    }
 }
 
 /// One node of the static set.

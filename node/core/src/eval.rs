@@ -33,6 +33,10 @@ pub const PENDING_BASE: Revision = 1 << 62;
 /// it is applied, instead of listing the keys in the log.
 pub const LISTED_DELETES_MAX: usize = 512;
 
+/// Most keys that one deletion inside a transaction may find: they are all listed in one log entry,
+/// since what the transaction's other operations see depends on them.
+pub const TXN_DELETES_MAX: usize = 100_000;
+
 /// The newest version of each key that a queued or proposed command has changed.
 #[derive(Debug, Default)]
 pub struct Overlay {
@@ -123,11 +127,13 @@ pub struct PlanBase<'a> {
     pub compacted: Revision,
     /// What pending commands changed.
     pub overlay: &'a Overlay,
+    /// A deletion that finds more keys gives [`Plan::TooManyDeletes`].
+    pub listed_max: usize,
 }
 
 /// Plans a write on the newest state.
 pub fn plan(op: &Op, base: PlanBase<'_>, state: &dyn StateReads) -> Result<Plan, Error> {
-    let PlanBase { placeholder, known, confirmed, compacted, overlay } = base;
+    let PlanBase { placeholder, known, confirmed, compacted, overlay, listed_max } = base;
     let mut eval = Eval {
         base: Base::Latest { overlay },
         state,
@@ -138,6 +144,7 @@ pub fn plan(op: &Op, base: PlanBase<'_>, state: &dyn StateReads) -> Result<Plan,
         mutations: Vec::new(),
         leases: Vec::new(),
         planning: true,
+        listed_max,
         confirmed,
         incomplete: false,
     };
@@ -268,6 +275,8 @@ struct Eval<'a> {
     leases: Vec<LeaseId>,
     /// Answers that hold key-values are not made while planning.
     planning: bool,
+    /// Most keys that one deletion may find.
+    listed_max: usize,
     /// `known` is not older than the operation.
     confirmed: bool,
     /// Set when the answer lacks something because of `planning`.
@@ -291,6 +300,7 @@ impl<'a> Eval<'a> {
             mutations: Vec::new(),
             leases: Vec::new(),
             planning: false,
+            listed_max: usize::MAX,
             confirmed: true,
             incomplete: false,
         }
@@ -495,7 +505,7 @@ impl<'a> Eval<'a> {
     fn delete(&mut self, delete: &DeleteOp) -> Result<OpResult, Stop> {
         let span = Span::from_etcd(&delete.key, &delete.range_end);
         let mut found: Vec<(Bytes, Version)> = Vec::new();
-        let listed_max = if self.planning { LISTED_DELETES_MAX } else { usize::MAX };
+        let listed_max = self.listed_max;
         if let Some(key) = span.single() {
             found.extend(self.get(key).map(|version| (key.clone(), version)));
         } else {

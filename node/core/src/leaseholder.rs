@@ -14,7 +14,7 @@
 use crate::command::{Change, Command};
 use crate::dedup::{Dedup, Seen};
 use crate::error::{Error, Misrouted};
-use crate::eval::{self, Overlay, PENDING_BASE, Plan, PlanBase};
+use crate::eval::{self, LISTED_DELETES_MAX, Overlay, PENDING_BASE, Plan, PlanBase};
 use crate::ids::{NodeId, RequestId, Revision};
 use crate::key::Span;
 use crate::message::{InternalReply, Outcome, SequencerItemKind, SequencerReply};
@@ -221,10 +221,17 @@ impl Leaseholder {
         if self.pending.len() >= PENDING_MAX || self.bytes > PENDING_BYTES_MAX {
             return out.misrouted(asked.asker, Misrouted::Busy);
         }
-        self.plan(asked, confirmed, view, out);
+        self.plan(asked, confirmed, LISTED_DELETES_MAX, view, out);
     }
 
-    fn plan(&mut self, asked: Asked, confirmed: bool, view: &View<'_>, out: &mut Out) {
+    fn plan(
+        &mut self,
+        asked: Asked,
+        confirmed: bool,
+        listed_max: usize,
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
         let Work::Op(op) = &asked.work else { unreachable!("lease deletions have their own plan") };
         let base = PlanBase {
             placeholder: PENDING_BASE + self.next_number as Revision,
@@ -232,6 +239,7 @@ impl Leaseholder {
             confirmed,
             compacted: view.compacted,
             overlay: &self.overlay,
+            listed_max,
         };
         match eval::plan(op, base, view.state) {
             Ok(Plan::Write(planned)) => {
@@ -260,23 +268,18 @@ impl Leaseholder {
                 out.questions.push((SequencerItemKind::Read, Cookie::Probe(asked)));
             }
             Ok(Plan::TooManyDeletes) => {
-                if self.pending.is_empty() {
-                    self.plan_span_delete(asked, out);
-                } else {
+                if !self.pending.is_empty() {
                     self.blocked.push_back(asked);
+                } else if let Op::Delete(delete) = op {
+                    // With an empty pipeline, a large deletion goes into the log as its span.
+                    let span = Span::from_etcd(&delete.key, &delete.range_end);
+                    self.push(asked, Change::DeleteSpan(span), None, Vec::new(), out);
+                } else if listed_max < eval::TXN_DELETES_MAX {
+                    self.plan(asked, confirmed, eval::TXN_DELETES_MAX, view, out);
+                } else {
+                    out.done(asked.asker, Err(Error::TooLarge));
                 }
             }
-        }
-    }
-
-    /// With an empty pipeline, a large deletion goes into the log as its span.
-    fn plan_span_delete(&mut self, asked: Asked, out: &mut Out) {
-        match &asked.work {
-            Work::Op(Op::Delete(delete)) => {
-                let span = Span::from_etcd(&delete.key, &delete.range_end);
-                self.push(asked, Change::DeleteSpan(span), None, Vec::new(), out);
-            }
-            Work::Op(_) | Work::RevokeLease(_) => out.done(asked.asker, Err(Error::TooLarge)),
         }
     }
 

@@ -9,7 +9,7 @@
 use crate::command::{MetaChange, MetaEntry};
 use crate::descriptor::{GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
 use crate::error::Error;
-use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision};
+use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, RequestId, Revision};
 use crate::message::InternalReply;
 use crate::request::{AlarmAction, AlarmKind, Response};
 use crate::state::SystemRow;
@@ -21,6 +21,9 @@ use std::ops::Bound;
 /// Answers of past changes that are remembered for repeated requests. Only what is still under way
 /// at a gateway can be repeated; this is far more than a gateway has under way for the meta range.
 const ANSWERS_MAX: u64 = 1024;
+
+/// Decisions to reprotect that are remembered, so that a repetition has no effect.
+const OPERATIONS_MAX: usize = 64;
 
 /// A client lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ struct Scalars {
     answers: u64,
     alarms: BTreeSet<(NodeId, AlarmKind)>,
     joins: VecDeque<(u64, NodeId)>,
+    operation_epoch: u64,
+    operations: VecDeque<String>,
 }
 
 /// See the module.
@@ -224,13 +229,13 @@ impl MetaState {
             .ranges
             .get(&descriptor.id)
             .is_none_or(|known| known.generation < descriptor.generation);
-        if newer && descriptor.id != crate::ids::META_RANGE {
+        if newer && descriptor.id != META_RANGE {
             self.set_range(descriptor.clone());
         }
     }
 
     fn set_range(&mut self, range: RangeDescriptor) {
-        if range.id != crate::ids::META_RANGE {
+        if range.id != META_RANGE {
             self.by_start.insert(range.span.start.clone(), range.id);
         }
         self.ranges.insert(range.id, range);
@@ -292,8 +297,13 @@ impl MetaState {
             MetaChange::Join { record, nonce } => self.join(record, *nonce, rows),
             MetaChange::Announce(record) => {
                 let state = match self.nodes.get(&record.id).map(|node| node.state) {
-                    Some(state @ (NodeState::Draining | NodeState::Tombstoned)) => state,
-                    Some(NodeState::Joining | NodeState::Up) | None => NodeState::Up,
+                    Some(
+                        state @ (NodeState::Draining | NodeState::Tombstoned | NodeState::Leaving),
+                    ) => state,
+                    // Who was condemned has come back in time.
+                    Some(NodeState::Joining | NodeState::Up | NodeState::Condemned) | None => {
+                        NodeState::Up
+                    }
                 };
                 let record = NodeRecord { state, ..record.clone() };
                 row(rows, b'N', record.id.0, Some(&record));
@@ -307,6 +317,13 @@ impl MetaState {
                     record.state = *state;
                     row(rows, b'N', node.0, Some(&*record));
                 }
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Condemn { node, operation, epoch } => {
+                MetaAnswer::Client(self.condemn(*node, operation, *epoch, rows))
+            }
+            MetaChange::Retire { node } => {
+                self.retire(*node, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::AllocateRange => {
@@ -384,6 +401,52 @@ impl MetaState {
                 registration.generation = registration.generation.max(generation);
                 row(rows, b'G', parent.0, Some(&*registration));
             }
+        }
+    }
+
+    fn condemn(
+        &mut self,
+        node: NodeId,
+        operation: &str,
+        epoch: u64,
+        rows: &mut Vec<SystemRow>,
+    ) -> Result<Response, Error> {
+        let done = |message: String| Ok(Response::Admin { message });
+        if self.scalars.operations.iter().any(|known| known == operation) {
+            return done(format!("operation {operation} is known"));
+        }
+        let newest = self.scalars.operation_epoch;
+        // A person decides whatever the epoch is, and ends nobody else's.
+        if epoch != 0 && epoch < newest {
+            return Err(Error::Refused(format!(
+                "epoch {epoch} is over: somebody decides with epoch {newest}"
+            )));
+        }
+        let Some(record) = self.nodes.get_mut(&node) else {
+            return Err(Error::Refused(format!("there is no node {node}")));
+        };
+        if record.state == NodeState::Tombstoned {
+            return Err(Error::Refused(format!("{node} is gone for good already")));
+        }
+        record.state = NodeState::Condemned;
+        row(rows, b'N', node.0, Some(&*record));
+        self.scalars.operation_epoch = newest.max(epoch);
+        self.scalars.operations.push_back(operation.to_owned());
+        if self.scalars.operations.len() > OPERATIONS_MAX {
+            self.scalars.operations.pop_front();
+        }
+        self.scalars_row(rows);
+        done(format!("the copies of {node} are made elsewhere"))
+    }
+
+    /// The directory is not asked here: it may know things that did not come by the log. A range
+    /// that still has a copy there makes another one, as for every node that is gone.
+    fn retire(&mut self, node: NodeId, rows: &mut Vec<SystemRow>) {
+        if let Some(record) = self.nodes.get_mut(&node)
+            && record.state.loses_replicas()
+        {
+            record.state = NodeState::Tombstoned;
+            row(rows, b'N', node.0, Some(&*record));
         }
     }
 

@@ -10,7 +10,6 @@
 //! [`Effects`]; what is applied in a turn is not read before the edge has made it visible.
 
 use crate::command::MetaEntry;
-use crate::descriptor::NodeState;
 use crate::effects::{
     ClientToken, Effects, Input, LogReads, LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect,
     WatchToken,
@@ -724,9 +723,7 @@ impl Node {
 
     /// Is this node marked as one that leads nothing?
     fn is_draining(&self, node: NodeId) -> bool {
-        self.meta.nodes().get(&node).is_some_and(|record| {
-            matches!(record.state, NodeState::Draining | NodeState::Tombstoned)
-        })
+        self.meta.nodes().get(&node).is_some_and(|record| !record.state.may_lead())
     }
 
     fn fail_client(&mut self, token: ClientToken, error: Error) {

@@ -19,7 +19,7 @@ use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Key of the system row with the descriptor.
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -88,6 +88,12 @@ pub struct Split {
     pub rows: Vec<SystemRow>,
 }
 
+/// Changes of members and descriptor that are remembered for raft snapshots being made.
+const SHAPES_MAX: usize = 8;
+
+/// What a replica was from an index on.
+type Shape = (Index, ConfState, Option<RangeDescriptor>);
+
 /// See the module.
 pub struct Replica {
     /// The range.
@@ -123,6 +129,8 @@ pub struct Replica {
     pub parent: Option<(RangeId, u64)>,
     /// The last leader seen, for routing.
     pub last_leader: Option<NodeId>,
+    /// Members and descriptor after each of the last changes, oldest first.
+    shapes: VecDeque<Shape>,
     /// A raft snapshot is being pinned for these replicas.
     pub pinning: Vec<u64>,
     /// Ticks for which a better placed replica has been ready to lead.
@@ -163,6 +171,7 @@ impl Replica {
             asking_watermark: false,
             parent: None,
             last_leader: None,
+            shapes: VecDeque::new(),
             pinning: Vec::new(),
             transfer_ticks: 0,
             reacquire_after: 0,
@@ -199,7 +208,25 @@ impl Replica {
             None => None,
         };
         self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
+        self.shapes.clear();
+        self.remember_shape();
         Ok(())
+    }
+
+    fn remember_shape(&mut self) {
+        if self.shapes.len() == SHAPES_MAX {
+            self.shapes.pop_front();
+        }
+        let members = self.group.log().conf_state().clone();
+        self.shapes.push_back((self.applied.index, members, self.descriptor.clone()));
+    }
+
+    /// The members and the descriptor as they were when `index` was applied: what a raft snapshot
+    /// of that position must say. `None` if they have changed too often since.
+    pub fn shape_at(&self, index: Index) -> Option<(&ConfState, Option<&RangeDescriptor>)> {
+        let (_, members, descriptor) =
+            self.shapes.iter().rev().find(|(changed, ..)| *changed <= index)?;
+        Some((members, descriptor.as_ref()))
     }
 
     /// The raft members from system rows.
@@ -311,7 +338,16 @@ impl Replica {
             });
         }
         self.group.applied(self.applied.index);
+        if self.shape_changed() {
+            self.remember_shape();
+        }
         done
+    }
+
+    fn shape_changed(&self) -> bool {
+        self.shapes.back().is_none_or(|(_, members, descriptor)| {
+            members != self.group.log().conf_state() || *descriptor != self.descriptor
+        })
     }
 
     fn apply_entry(&mut self, entry: Entry, state: &dyn StateReads, done: &mut AppliedEntries) {
@@ -454,8 +490,14 @@ pub fn descriptor_row(descriptor: &RangeDescriptor) -> SystemRow {
     SystemRow { key: Bytes::from_static(DESCRIPTOR_ROW), value: Some(encode(descriptor)) }
 }
 
-/// The system row with the raft members.
+/// The system row with the raft members, in an order that does not depend on how they came about,
+/// so that equal replicas have equal rows.
 pub fn members_row(members: &ConfState) -> SystemRow {
+    let mut members = members.clone();
+    members.mut_voters().sort_unstable();
+    members.mut_learners().sort_unstable();
+    members.mut_voters_outgoing().sort_unstable();
+    members.mut_learners_next().sort_unstable();
     let value = members.write_to_bytes().expect("members can be encoded");
     SystemRow { key: Bytes::from_static(MEMBERS_ROW), value: Some(value.into()) }
 }

@@ -333,10 +333,24 @@ pub enum AdminOp {
         /// The node.
         node: NodeId,
     },
-    /// Let a drained node lead again.
+    /// Let a drained node lead again; one that leaves or is condemned keeps what it still has.
     Undrain {
         /// The node.
         node: NodeId,
+    },
+    /// Give all copies that a node has to others, then forget it.
+    Leave {
+        /// The node.
+        node: NodeId,
+    },
+    /// Make the copies of a node that does not answer elsewhere.
+    Reprotect {
+        /// The node.
+        node: NodeId,
+        /// Names the decision: a repetition has no further effect.
+        operation: String,
+        /// Counts those who decide: a lower one than seen before is refused.
+        epoch: u64,
     },
 }
 

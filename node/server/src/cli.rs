@@ -13,7 +13,7 @@ mod status;
 use crate::config::{ServeArgs, expand_config_file};
 use crate::dev::DevArgs;
 use crate::{dev, serve};
-use admin::{DrainArgs, SplitArgs, TransferArgs};
+use admin::{DrainArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
 use status::StatusArgs;
@@ -105,17 +105,31 @@ enum Command {
     #[command(after_help = "Example:\n  holdfast-node transfer 3 2    # range 3 to node 2")]
     Transfer(TransferArgs),
     /// Take all leaders away from a node and keep them away, for example before maintenance
-    #[command(after_help = "Example:\n  holdfast-node drain 2")]
+    #[command(after_help = DRAIN_HELP)]
     Drain(DrainArgs),
     /// Let a drained node lead again
-    Undrain(DrainArgs),
+    Undrain(UndrainArgs),
+    /// Make the copies of a node that does not answer on other nodes, now
+    #[command(after_help = REPROTECT_HELP)]
+    Reprotect(ReprotectArgs),
     /// Move a copy of a range to another node (not available in this version)
     #[command(hide = true)]
     Move(admin::LaterArgs),
-    /// Rebuild the copies of a lost node elsewhere (not available in this version)
-    #[command(hide = true)]
-    Reprotect(admin::LaterArgs),
 }
+
+const DRAIN_HELP: &str = "\
+Examples:
+  holdfast-node drain 2               leads nothing until `undrain 2`, keeps its copies
+  holdfast-node drain 2 --replicas    gives its copies to other nodes too, then it is gone for good;
+                                      `undrain 2` before the end keeps what it still has";
+
+const REPROTECT_HELP: &str = "\
+Example:
+  holdfast-node reprotect 3 && holdfast-node status --wait Full --timeout 10m
+
+A supervisor (the operator, or `dev`) does this by itself after the reprotection delay. A node that
+comes back before the end keeps what it has; afterwards it is refused for ever, and its place is
+filled by a node with an empty disk.";
 
 const SERVE_HELP: &str = "\
 Examples:
@@ -155,7 +169,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Drain(args) => admin::drain(args),
         Command::Undrain(args) => admin::undrain(args),
         Command::Move(_) => Err(admin::later("move")),
-        Command::Reprotect(_) => Err(admin::later("reprotect")),
+        Command::Reprotect(args) => admin::reprotect(args),
     }
 }
 

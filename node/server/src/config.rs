@@ -93,9 +93,6 @@ pub struct ServeArgs {
     /// Milliseconds without a leader's sign of life before an election
     #[arg(long, env = "HOLDFAST_ELECTION_MS", value_name = "MS", default_value_t = 1000)]
     pub election_ms: u64,
-    /// How long a node may be away before its copies are rebuilt elsewhere
-    #[arg(long, env = "HOLDFAST_REPROTECT_DELAY", value_name = "TIME", default_value = "10m")]
-    pub reprotect_delay: HumanDuration,
     /// Log kept on this node for nodes that are away shortly; beyond it they get a snapshot
     #[arg(long, env = "HOLDFAST_LOG_BUDGET", value_name = "SIZE", default_value = "1GiB")]
     pub log_budget: ByteSize,
@@ -166,8 +163,6 @@ pub struct Config {
     pub tick: Duration,
     /// Without a leader's sign of life.
     pub election: Duration,
-    /// Before lost copies are rebuilt.
-    pub reprotect_delay: Duration,
     /// Bytes of log kept for nodes that are away.
     pub log_budget: u64,
     /// Bytes of cached pages.
@@ -185,7 +180,7 @@ pub struct Config {
 }
 
 /// The largest request that may be configured: a command must fit a frame between nodes.
-const MAX_REQUEST_BYTES_MAX: u64 = 64 << 20;
+const MAX_REQUEST_BYTES_MAX: u64 = 16 << 20;
 
 impl Config {
     /// Checks flags.
@@ -238,7 +233,7 @@ impl Config {
         }
         check_times(args.tick_ms, args.election_ms)?;
         if args.max_request_bytes.0 == 0 || args.max_request_bytes.0 > MAX_REQUEST_BYTES_MAX {
-            return Err("--max-request-bytes must be between 1 and 64MiB".to_owned());
+            return Err("--max-request-bytes must be between 1 and 16MiB".to_owned());
         }
         if args.workers == Some(0) {
             return Err("--workers must be at least 1".to_owned());
@@ -260,7 +255,6 @@ impl Config {
             split_keys: args.split_keys,
             tick: Duration::from_millis(args.tick_ms),
             election: Duration::from_millis(args.election_ms),
-            reprotect_delay: args.reprotect_delay.0,
             log_budget: args.log_budget.0,
             cache: args.cache.0,
             snapshot_rate: args.snapshot_rate.0.max(1 << 20),

@@ -13,6 +13,8 @@ mod process;
 
 mod ready;
 
+mod reprotect;
+
 use crate::cli::Failure;
 use crate::config::{HumanDuration, SplitKeys};
 use clap::Args;
@@ -31,6 +33,7 @@ Examples:
   holdfast-node dev --rejoin 2                      and comes back
   rm -r holdfast-dev/node-2/*                       (while it is down) its disk is lost:
   holdfast-node dev --rejoin 2                      it joins as a new node
+  holdfast-node dev --nodes 5 --reprotect-delay 30s a node that is away for longer is replaced
 
 A directory that was used before goes on where it stopped. Ctrl-C stops all nodes.";
 
@@ -127,7 +130,10 @@ async fn run_all(args: &DevArgs, stop: &mut StopSignal) -> Result<(), Failure> {
                 Ok(()) => {
                     println!("endpoints: {}", cluster.endpoints());
                     println!("ready");
-                    supervise(&cluster, &mut nodes, stop).await;
+                    tokio::select! {
+                        () = supervise(&cluster, &mut nodes, stop) => {}
+                        () = reprotect::run(&cluster) => {}
+                    }
                     Ok(())
                 }
                 Err(failure) => Err(failure),

@@ -28,6 +28,7 @@ mod fake;
 #[cfg(test)]
 mod round_trips;
 
+pub use check::Limits;
 pub use grpc::Body;
 pub(crate) use maintenance::alarm_name;
 pub use serve::serve;
@@ -58,6 +59,8 @@ pub struct Config {
     pub watch_progress_interval: Duration,
     /// How long open requests may take to finish once the node stops.
     pub stop_timeout: Duration,
+    /// Bounds of requests.
+    pub limits: Limits,
     /// Bytes at which writes are refused, told in `Status` and nothing else; 0 is unknown.
     pub db_size_quota: i64,
 }
@@ -70,6 +73,7 @@ impl Default for Config {
             leader_loss_timeout: 3 * election,
             watch_progress_interval: Duration::from_mins(10),
             stop_timeout: Duration::from_secs(5),
+            limits: Limits::default(),
             db_size_quota: 0,
         }
     }

@@ -4,6 +4,7 @@
 //! before flags, ports and the disk's owner are known to be right. Order of the end: give up
 //! leadership while still serving, send clients away, stop, make everything durable.
 
+mod alarm;
 mod announce;
 
 mod identity;
@@ -98,6 +99,11 @@ impl Running {
         ports: Ports,
     ) -> Result<Self, Failure> {
         let incarnation = random_number();
+        let room = disk.room().map_err(|error| storage_failure(&error))?;
+        if room.is_full(false) {
+            // So that there is room to start, and to delete.
+            disk.drop_ballast().map_err(|error| storage_failure(&error))?;
+        }
         let stores = Stores::open(config, &disk, identity)?;
         let clock = Clock::start();
         let core = node::Config {
@@ -112,7 +118,6 @@ impl Running {
         let node = Node::new(core, clock.now(), log.clone(), &state, boots)
             .map_err(|error| Failure::broken(format!("the state cannot be read: {error}")))?;
         let inbox: Inbox = Arc::new(Mailbox::default());
-        let room = disk.room().map_err(|error| storage_failure(&error))?;
         let db_size_quota = i64::try_from(room.usable()).unwrap_or(i64::MAX);
         let disk = Arc::new(disk);
         let listeners =
@@ -154,15 +159,21 @@ impl Running {
 
         let backend = Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
         let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
+        let stop_http = CancellationToken::new();
+        tokio::spawn(alarm::follow(backend.clone(), stop_http.clone()));
         let gateway_config = gateway::Config {
             request_timeout: Duration::from_secs(5) + 2 * config.election,
             leader_loss_timeout: 3 * config.election,
             stop_timeout: CLIENTS_GRACE,
+            limits: gateway::Limits {
+                request_bytes: config.max_request_bytes,
+                txn_operations: config.max_txn_ops,
+            },
             db_size_quota,
             ..gateway::Config::default()
         };
         let gateway = Gateway::new(backend, gateway_config, endpoints.clone());
-        let (stop_clients, stop_http) = (CancellationToken::new(), CancellationToken::new());
+        let stop_clients = CancellationToken::new();
         let clients = tokio::spawn(gateway::serve(
             listeners.client,
             gateway,

@@ -67,6 +67,9 @@ pub trait PeerEvents: Send + Sync + 'static {
     /// the peer's address any more.
     fn lost(&self, peer: NodeId, refused: bool);
 
+    /// A node of the cluster says that this one was removed for good.
+    fn removed(&self);
+
     /// Messages arrived in a session; may wait. False ends the session.
     fn messages(&self, peer: NodeId, session: u64, batch: Vec<Message>, bytes: usize) -> bool;
 

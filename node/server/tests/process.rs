@@ -20,3 +20,6 @@ mod history;
 
 #[path = "process/lifecycle.rs"]
 mod lifecycle;
+
+#[path = "process/reprotect.rs"]
+mod reprotect;

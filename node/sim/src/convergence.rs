@@ -4,7 +4,7 @@
 use crate::invariants::states_agree::rows_of;
 use crate::world::World;
 use holdfast_core::descriptor::NodeState;
-use holdfast_core::ids::{NodeId, RangeId};
+use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::status::Status;
 use std::collections::BTreeMap;
 
@@ -82,10 +82,40 @@ pub fn equal(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Has every range as many voters as it was made with, and nothing besides that could be settled?
+///
+/// # Errors
+/// Says which has not.
+pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
+    let statuses = statuses(world)?;
+    for status in &statuses {
+        if let Some(node) = status.nodes.iter().find(|record| record.state == NodeState::Condemned)
+        {
+            return Err(format!("{} is condemned, and runs", node.id));
+        }
+        let drained = status.nodes.iter().any(|record| record.state == NodeState::Draining);
+        for range in &status.ranges {
+            let descriptor = &range.descriptor;
+            let voters = descriptor.voters().count();
+            // A copy that waits for a node which is being drained may wait for ever.
+            let left_over = !drained && descriptor.replicas.len() != voters;
+            let wrong = voters != replicas || left_over;
+            if descriptor.id != META_RANGE && wrong {
+                return Err(format!(
+                    "{} does not know {replicas} copies: {descriptor:?}",
+                    status.node
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn statuses(world: &World) -> Result<Vec<Status>, String> {
     world
         .nodes()
-        .keys()
-        .map(|node| world.status(*node).ok_or_else(|| format!("{node} does not run")))
+        .iter()
+        .filter(|(_, node)| !node.removed)
+        .map(|(node, _)| world.status(*node).ok_or_else(|| format!("{node} does not run")))
         .collect()
 }

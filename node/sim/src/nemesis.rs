@@ -162,7 +162,7 @@ impl Nemesis {
     fn administer(world: &mut World, gateway: NodeId) {
         let count = world.nodes().len() as u64;
         let node = NodeId(world.rng().random_range(1..=count));
-        let op = match world.rng().random_range(0..6) {
+        let op = match world.rng().random_range(0..9) {
             0 | 1 => {
                 let key = *["k1", "k2", "k4", "k5/2", "k7", "k8", "k9"]
                     .choose(world.rng())
@@ -171,6 +171,12 @@ impl Nemesis {
             }
             2 => AdminOp::Drain { node },
             3 => AdminOp::Undrain { node },
+            4 => AdminOp::Leave { node },
+            5 | 6 => {
+                let epoch = world.rng().random_range(0..3);
+                let operation = format!("operation {}", world.rng().random_range(0..50));
+                AdminOp::Reprotect { node, operation, epoch }
+            }
             _ => {
                 let ranges = world.status(gateway).map_or(1, |status| status.ranges.len() as u64);
                 AdminOp::Transfer { range: RangeId(world.rng().random_range(1..=ranges)), to: node }

@@ -95,6 +95,7 @@ struct Run {
     workload: Workload,
     watchers: Watchers,
     nemesis: Nemesis,
+    replicas: usize,
 }
 
 /// Runs a plan; a panic of the core (or of the world) is a violation too.
@@ -123,6 +124,7 @@ pub fn run_caught(plan: Plan) -> Report {
 /// Runs a plan.
 pub fn run(plan: Plan) -> Report {
     let seed = plan.options.seed;
+    let replicas = plan.options.replicas.min(plan.options.nodes as usize);
     let mut world = World::new(plan.options);
     let temper = if plan.calm { Temper::calm() } else { Temper::draw(&mut world) };
     let think_max = if world.rng().random() { 20 } else { 200 };
@@ -130,6 +132,7 @@ pub fn run(plan: Plan) -> Report {
         workload: Workload::new(CLIENTS, think_max),
         watchers: Watchers::new(WATCHERS, WATCHER_TIMERS),
         nemesis: Nemesis::new(temper, NEMESIS_TIMER),
+        replicas,
         world,
     };
     let mut violation = run.all(plan.chaos_ms, plan.steps_max).err();
@@ -177,6 +180,10 @@ impl Run {
             convergence::balanced(&run.world)?;
             convergence::led(&run.world)
         })?;
+        let replicas = self.replicas;
+        self.until(SETTLED_MS, "full set of copies", |run| {
+            convergence::complete(&run.world, replicas)
+        })?;
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
         self.until(SETTLED_MS, "complete watches", |run| {
             let last = run.world.checks.history.last();
@@ -190,7 +197,8 @@ impl Run {
 
     /// A write into each range and a read of everything, through each node.
     fn every_node_serves(&mut self) -> Result<(), String> {
-        let nodes: Vec<NodeId> = self.world.nodes().keys().copied().collect();
+        let nodes = self.world.nodes().iter().filter(|(_, node)| !node.removed);
+        let nodes: Vec<NodeId> = nodes.map(|(node, _)| *node).collect();
         let all = Bytes::from_static(b"\0");
         let read = RangeOp { key: all.clone(), range_end: all, ..RangeOp::default() };
         for node in nodes {
@@ -259,7 +267,7 @@ impl Run {
     }
 
     fn happened(&mut self, happening: Happening) {
-        let Self { world, workload, watchers, nemesis } = self;
+        let Self { world, workload, watchers, nemesis, .. } = self;
         match happening {
             Happening::Reply { token, result, .. } => workload.reply(token, result, world),
             Happening::Watch { news, .. } => watchers.news(&news, &mut workload.oracle, world),

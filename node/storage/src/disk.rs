@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 const FORMAT: u64 = 1;
 /// At this used fraction of the disk a node refuses client writes.
 pub const FULL_FRACTION: f64 = 0.95;
+/// And below this one it takes them again.
+pub const ROOM_FRACTION: f64 = 0.92;
 
 /// Whose a data directory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,9 +94,16 @@ impl Room {
         (self.total as f64 * FULL_FRACTION) as u64
     }
 
-    /// True from [`FULL_FRACTION`] on.
-    pub fn is_full(&self) -> bool {
-        self.used_fraction() >= FULL_FRACTION
+    /// True from [`FULL_FRACTION`] on, and then, so that it does not change to and fro, down to
+    /// [`ROOM_FRACTION`].
+    pub fn is_full(&self, was_full: bool) -> bool {
+        self.used_fraction() >= if was_full { ROOM_FRACTION } else { FULL_FRACTION }
+    }
+
+    /// What is worth reserving: a hundredth of the disk, at most 64 MiB. Less than what lies
+    /// between the two fractions, so that giving it up does not look like room.
+    pub fn ballast(&self) -> u64 {
+        (self.total / 100).min(64 << 20)
     }
 }
 
@@ -389,7 +398,9 @@ mod tests {
         let disk = Disk::open(dir.path()).unwrap();
         let room = disk.room().unwrap();
         assert!(room.total > room.free && room.used_fraction() > 0.0);
-        assert!(Room { total: 100, free: 5 }.is_full() && !Room { total: 100, free: 6 }.is_full());
+        let room = |free| Room { total: 100, free };
+        assert!(room(5).is_full(false) && !room(6).is_full(false));
+        assert!(room(8).is_full(true) && !room(9).is_full(true));
         disk.reserve_ballast(1 << 20).unwrap();
         assert_eq!(fs::metadata(dir.path().join("ballast")).unwrap().len(), 1 << 20);
         disk.drop_ballast().unwrap();

@@ -255,13 +255,14 @@ impl Node {
         replica.pinning.retain(|waiting| *waiting != to.0);
         let Some(applied) = applied else { return };
         let mut snapshot = Snapshot::default();
-        let members = replica.group.log().conf_state().clone();
+        // Of that position, not of now.
+        let Some((members, descriptor)) = replica.shape_at(applied.index) else { return };
         let metadata = snapshot.mut_metadata();
         metadata.index = applied.index;
         metadata.term = applied.term;
-        metadata.set_conf_state(members);
+        metadata.set_conf_state(members.clone());
         // The receiver must know which keys it will have before it has them.
-        if let Some(descriptor) = &replica.descriptor {
+        if let Some(descriptor) = descriptor {
             snapshot.set_data(
                 postcard::to_stdvec(descriptor).expect("a descriptor can be encoded").into(),
             );
@@ -311,8 +312,8 @@ impl Node {
         let Some((position, turn)) = replica.group.installed(sequence) else { return };
         self.counters.snapshots_installed += 1;
         let rows = state.system_rows(range);
-        replica.load(&rows).unwrap_or_else(|error| panic!("{range} after a snapshot: {error}"));
         replica.applied = position;
+        replica.load(&rows).unwrap_or_else(|error| panic!("{range} after a snapshot: {error}"));
         replica.durable = position.index;
         if range == META_RANGE {
             let meta = crate::meta::MetaState::load(

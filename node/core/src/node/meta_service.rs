@@ -258,6 +258,21 @@ impl Node {
             Request::Admin(AdminOp::Undrain { node }) => {
                 self.set_node_state(asker, id, node, NodeState::Up);
             }
+            Request::Admin(AdminOp::Leave { node }) => match self.may_lose(node) {
+                Ok(()) => self.set_node_state(asker, id, node, NodeState::Leaving),
+                Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
+            },
+            Request::Admin(AdminOp::Reprotect { node, operation, epoch }) => {
+                match self.may_reprotect(node) {
+                    Ok(()) => {
+                        let change = MetaChange::Condemn { node, operation, epoch };
+                        self.change_for(asker, id, change);
+                    }
+                    Err(reason) => {
+                        self.outcome(asker, Outcome::Done(Err(Error::Refused(reason))));
+                    }
+                }
+            }
             Request::Admin(AdminOp::Split { .. } | AdminOp::Transfer { .. }) | Request::Kv(_) => {
                 let error = Error::Refused("not a request for the meta range".to_owned());
                 self.outcome(asker, Outcome::Done(Err(error)));
@@ -307,7 +322,9 @@ impl Node {
                 self.service.revokes.remove(id);
             }
             // Its ranges may have to be led by others now, or may come back.
-            MetaChange::SetNodeState { node, .. } => self.wake_ranges_with(*node),
+            MetaChange::SetNodeState { node, .. }
+            | MetaChange::Condemn { node, .. }
+            | MetaChange::Retire { node } => self.wake_ranges_with(*node),
             MetaChange::Handover { .. } => {
                 if let Some(to) = self.service.handing_over.take()
                     && let Some(replica) = self.replicas.get_mut(&META_RANGE)
@@ -441,9 +458,7 @@ impl Node {
             Some(_) => self.outcome(asker, Outcome::Done(Err(Error::LeaseNotFound))),
             None => {
                 self.service.waiting.insert(id, (asker, revision));
-                self.service
-                    .revokes
-                    .insert(lease, Revoke { id, ..Revoke::default() });
+                self.service.revokes.insert(lease, Revoke { id, ..Revoke::default() });
                 if revoking {
                     self.start_revoke(lease, id);
                 } else {
@@ -458,11 +473,8 @@ impl Node {
     fn start_revoke(&mut self, lease: LeaseId, id: RequestId) {
         let Some(record) = self.meta.leases().get(&lease) else { return };
         let ranges = record.ranges.clone();
-        let revoke = self
-            .service
-            .revokes
-            .entry(lease)
-            .or_insert_with(|| Revoke { id, ..Revoke::default() });
+        let revoke =
+            self.service.revokes.entry(lease).or_insert_with(|| Revoke { id, ..Revoke::default() });
         if !revoke.waiting.is_empty() {
             return;
         }

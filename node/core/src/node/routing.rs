@@ -247,7 +247,10 @@ impl Node {
                 RangeRequest::Transfer { to },
                 deadline,
             ),
-            op @ (AdminOp::Drain { .. } | AdminOp::Undrain { .. }) => self.enqueue(
+            op @ (AdminOp::Drain { .. }
+            | AdminOp::Undrain { .. }
+            | AdminOp::Leave { .. }
+            | AdminOp::Reprotect { .. }) => self.enqueue(
                 Owner::Client(token),
                 Place::Meta,
                 RangeRequest::Meta(MetaRequest::Client(Request::Admin(op))),

@@ -6,9 +6,11 @@ use super::output::{self, Column, Format};
 use crate::config::parse_key;
 use clap::Args;
 use holdfast_proto::admin::{
-    DrainRequest, NodesRequest, RangesRequest, SplitRequest, TransferRequest, UndrainRequest,
+    DrainRequest, NodesRequest, RangesRequest, ReprotectRequest, SplitRequest, TransferRequest,
+    UndrainRequest,
 };
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
 /// The flags of `split`.
@@ -33,12 +35,41 @@ pub(super) struct TransferArgs {
     client: ClientArgs,
 }
 
-/// The flags of `drain` and `undrain`.
+/// The flags of `drain`.
 #[derive(Debug, Args)]
 pub(super) struct DrainArgs {
     /// Number of the node, as `nodes` shows it
     #[arg(value_parser = id)]
     node: u64,
+    /// Give its copies to other nodes too, and then forget the node
+    #[arg(long)]
+    replicas: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The flags of `undrain`.
+#[derive(Debug, Args)]
+pub(super) struct UndrainArgs {
+    /// Number of the node, as `nodes` shows it
+    #[arg(value_parser = id)]
+    node: u64,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The flags of `reprotect`.
+#[derive(Debug, Args)]
+pub(super) struct ReprotectArgs {
+    /// Number of the node, as `nodes` shows it
+    #[arg(value_parser = id)]
+    node: u64,
+    /// Name of this decision; a repetition has no further effect [default: a new one]
+    #[arg(long, value_name = "TEXT")]
+    operation: Option<String>,
+    /// Counts those who decide; a lower one than the cluster has seen is refused, and 0 is a person
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    epoch: u64,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -133,7 +164,7 @@ pub(super) fn transfer(args: TransferArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn drain(args: DrainArgs) -> Result<(), Failure> {
-    let request = DrainRequest { node: args.node };
+    let request = DrainRequest { node: args.node, replicas: args.replicas };
     let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
         Ok(admin.drain(request).await?.into_inner().message)
     }))??;
@@ -141,7 +172,21 @@ pub(super) fn drain(args: DrainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn undrain(args: DrainArgs) -> Result<(), Failure> {
+pub(super) fn reprotect(args: ReprotectArgs) -> Result<(), Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let request = ReprotectRequest {
+        node: args.node,
+        operation: args.operation.unwrap_or_else(|| format!("by-hand-{}", now.as_millis())),
+        epoch: args.epoch,
+    };
+    let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.reprotect(request.clone()).await?.into_inner().message)
+    }))??;
+    say(&args.client, &message);
+    Ok(())
+}
+
+pub(super) fn undrain(args: UndrainArgs) -> Result<(), Failure> {
     let request = UndrainRequest { node: args.node };
     let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
         Ok(admin.undrain(request).await?.into_inner().message)

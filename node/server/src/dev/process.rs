@@ -148,7 +148,6 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("split-keys", cluster.split_keys.clone()),
         ("tick-ms", cluster.tick_ms.to_string()),
         ("election-ms", cluster.election_ms.to_string()),
-        ("reprotect-delay", cluster.reprotect_delay.clone()),
         ("log-level", log_level.to_owned()),
     ] {
         command.arg(format!("--{flag}={value}"));

@@ -21,6 +21,9 @@ use tonic::transport::Endpoint;
 /// longer counts as not answering.
 const ASK_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// Longest name of a decision to reprotect: it is kept in the meta range.
+const OPERATION_BYTES_MAX: usize = 200;
+
 impl Gateway {
     pub(super) async fn admin_status(
         &self,
@@ -53,8 +56,26 @@ impl Gateway {
         call: Call,
         request: pb::DrainRequest,
     ) -> Result<pb::DrainReply, Status> {
-        let message = self.admin(call, AdminOp::Drain { node: NodeId(request.node) }).await?;
+        let node = NodeId(request.node);
+        let drain =
+            if request.replicas { AdminOp::Leave { node } } else { AdminOp::Drain { node } };
+        let message = self.admin(call, drain).await?;
         Ok(pb::DrainReply { message })
+    }
+
+    pub(super) async fn admin_reprotect(
+        &self,
+        call: Call,
+        request: pb::ReprotectRequest,
+    ) -> Result<pb::ReprotectReply, Status> {
+        let pb::ReprotectRequest { node, operation, epoch } = request;
+        if operation.is_empty() || operation.len() > OPERATION_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "holdfast: operation must have between 1 and {OPERATION_BYTES_MAX} bytes"
+            )));
+        }
+        let reprotect = AdminOp::Reprotect { node: NodeId(node), operation, epoch };
+        Ok(pb::ReprotectReply { message: self.admin(call, reprotect).await? })
     }
 
     pub(super) async fn admin_undrain(

@@ -12,14 +12,27 @@ use prost::Message;
 use std::collections::BTreeSet;
 use tonic::Status;
 
-/// Largest request that may become a log entry, in bytes (etcd's `--max-request-bytes`).
-pub(super) const REQUEST_BYTES_MAX: usize = 3 << 19;
+/// Bounds that may be configured, with etcd's names and defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest request that may become a log entry, in bytes (`--max-request-bytes`).
+    pub request_bytes: usize,
+    /// Operations in one list of a transaction, nested ones on top (`--max-txn-ops`).
+    pub txn_operations: usize,
+}
 
-/// What the message around the largest request may take (as etcd's receive limit).
-pub(super) const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + (512 << 10);
+impl Default for Limits {
+    fn default() -> Self {
+        Self { request_bytes: 3 << 19, txn_operations: 128 }
+    }
+}
 
-/// Operations in one list of a transaction, nested ones on top (etcd's `--max-txn-ops`).
-pub(super) const TXN_OPERATIONS_MAX: usize = 128;
+impl Limits {
+    /// What the message around the largest request may take (as etcd's receive limit).
+    pub(super) fn message_bytes(self) -> usize {
+        self.request_bytes + (512 << 10)
+    }
+}
 
 /// Checks a range read.
 pub(super) fn range(request: &pb::RangeRequest) -> Result<(), Status> {
@@ -54,8 +67,8 @@ pub(super) fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), Statu
 }
 
 /// Checks a transaction, nested ones included.
-pub(super) fn txn(request: &pb::TxnRequest) -> Result<(), Status> {
-    operations(request, TXN_OPERATIONS_MAX)?;
+pub(super) fn txn(request: &pb::TxnRequest, limits: Limits) -> Result<(), Status> {
+    operations(request, limits.txn_operations)?;
     // After the bound on operations, so that this cannot take long.
     Changes::of(&request.success)?;
     Changes::of(&request.failure)?;
@@ -63,8 +76,12 @@ pub(super) fn txn(request: &pb::TxnRequest) -> Result<(), Status> {
 }
 
 /// Checks that a request fits into a log entry.
-pub(super) fn size(request: &impl Message) -> Result<(), Status> {
-    if request.encoded_len() > REQUEST_BYTES_MAX { Err(error::request_too_large()) } else { Ok(()) }
+pub(super) fn size(request: &impl Message, limits: Limits) -> Result<(), Status> {
+    if request.encoded_len() > limits.request_bytes {
+        Err(error::request_too_large())
+    } else {
+        Ok(())
+    }
 }
 
 fn operations(request: &pb::TxnRequest, limit: usize) -> Result<(), Status> {
@@ -169,7 +186,7 @@ mod tests {
     }
 
     fn check(success: Vec<pb::RequestOp>) -> Result<(), String> {
-        txn(&pb::TxnRequest { success, ..Default::default() })
+        txn(&pb::TxnRequest { success, ..Default::default() }, Limits::default())
             .map_err(|status| status.message().to_owned())
     }
 
@@ -228,7 +245,7 @@ mod tests {
             Err("etcdserver: key not found".to_owned())
         );
         let compare = vec![pb::Compare::default()];
-        let answer = txn(&pb::TxnRequest { compare, ..Default::default() });
+        let answer = txn(&pb::TxnRequest { compare, ..Default::default() }, Limits::default());
         assert_eq!(answer.map_err(|status| status.message().to_owned()), Err(no_key));
     }
 
@@ -255,10 +272,10 @@ mod tests {
     fn the_bound_on_size_is_exclusive() {
         let mut request = pb::PutRequest { key: "k".into(), ..Default::default() };
         let overhead = request.encoded_len() + 4;
-        request.value = vec![0; REQUEST_BYTES_MAX - overhead].into();
-        assert_eq!(request.encoded_len(), REQUEST_BYTES_MAX);
-        assert!(size(&request).is_ok());
-        request.value = vec![0; REQUEST_BYTES_MAX - overhead + 1].into();
-        assert!(size(&request).is_err());
+        request.value = vec![0; Limits::default().request_bytes - overhead].into();
+        assert_eq!(request.encoded_len(), Limits::default().request_bytes);
+        assert!(size(&request, Limits::default()).is_ok());
+        request.value = vec![0; Limits::default().request_bytes - overhead + 1].into();
+        assert!(size(&request, Limits::default()).is_err());
     }
 }

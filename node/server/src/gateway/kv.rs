@@ -29,7 +29,7 @@ impl Gateway {
         request: pb::PutRequest,
     ) -> Result<pb::PutResponse, Status> {
         check::put(&request)?;
-        check::size(&request)?;
+        check::size(&request, self.config().limits)?;
         self.require_room()?;
         match self.key_value(call, Op::Put(convert::put_op(request))).await? {
             (revision, OpResult::Put { prev_kv }) => {
@@ -45,7 +45,7 @@ impl Gateway {
         request: pb::DeleteRangeRequest,
     ) -> Result<pb::DeleteRangeResponse, Status> {
         check::delete_range(&request)?;
-        check::size(&request)?;
+        check::size(&request, self.config().limits)?;
         match self.key_value(call, Op::Delete(convert::delete_op(request))).await? {
             (revision, OpResult::Delete { deleted, prev_kvs }) => {
                 Ok(convert::delete_response(self.header(revision), deleted, prev_kvs))
@@ -59,8 +59,8 @@ impl Gateway {
         call: Call,
         request: pb::TxnRequest,
     ) -> Result<pb::TxnResponse, Status> {
-        check::txn(&request)?;
-        check::size(&request)?;
+        check::txn(&request, self.config().limits)?;
+        check::size(&request, self.config().limits)?;
         let op = Op::Txn(convert::txn_op(request));
         if puts(&op) {
             self.require_room()?;

@@ -6,7 +6,7 @@
 
 use super::grpc::{self, Body, Call, HttpRequest};
 use super::streams::{self, Streams};
-use super::{Gateway, check, cluster, error};
+use super::{Gateway, cluster, error};
 use http::{Method, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -125,7 +125,8 @@ async fn connection(
 macro_rules! unary {
     ($gateway:ident.$method:ident, $request:ident) => {{
         let call = Call::from_headers($request.headers(), $gateway.config().request_timeout);
-        let answer = match grpc::read($request.body_mut(), check::MESSAGE_BYTES_MAX).await {
+        let bytes_max = $gateway.config().limits.message_bytes();
+        let answer = match grpc::read($request.body_mut(), bytes_max).await {
             Ok(message) => $gateway.$method(call, message).await,
             Err(status) => Err(status),
         };
@@ -133,7 +134,8 @@ macro_rules! unary {
     }};
     // For methods that answer from memory, whatever the headers say.
     ($gateway:ident.$method:ident, $request:ident, at_once) => {{
-        let message = grpc::read($request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+        let message =
+            grpc::read($request.body_mut(), $gateway.config().limits.message_bytes()).await;
         grpc::reply(message.map(|message| $gateway.$method(message)))
     }};
 }
@@ -181,14 +183,16 @@ impl Gateway {
             "/etcdserverpb.Maintenance/Status" => unary!(self.status, request, at_once),
             "/etcdserverpb.Maintenance/Alarm" => unary!(self.alarm, request),
             "/etcdserverpb.Maintenance/Defragment" => {
-                let message = grpc::read(request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+                let message =
+                    grpc::read(request.body_mut(), self.config().limits.message_bytes()).await;
                 grpc::reply(message.map(Self::defragment))
             }
             "/etcdserverpb.Maintenance/Hash" => unary!(self.hash, request),
             "/etcdserverpb.Maintenance/HashKV" => unary!(self.hash_kv, request),
             "/etcdserverpb.Maintenance/MoveLeader" => unary!(self.move_leader, request),
             "/grpc.health.v1.Health/Check" => {
-                let message = grpc::read(request.body_mut(), check::MESSAGE_BYTES_MAX).await;
+                let message =
+                    grpc::read(request.body_mut(), self.config().limits.message_bytes()).await;
                 grpc::reply(message.and_then(|message| self.health_check(&message)))
             }
             "/grpc.health.v1.Health/Watch" => {
@@ -199,6 +203,7 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/Ranges" => unary!(self.admin_ranges, request),
             "/holdfast.admin.v1.Admin/Nodes" => unary!(self.admin_nodes, request),
             "/holdfast.admin.v1.Admin/Drain" => unary!(self.admin_drain, request),
+            "/holdfast.admin.v1.Admin/Reprotect" => unary!(self.admin_reprotect, request),
             "/holdfast.admin.v1.Admin/Undrain" => unary!(self.admin_undrain, request),
             "/holdfast.admin.v1.Admin/Split" => unary!(self.admin_split, request),
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),

@@ -113,7 +113,7 @@ where
         std::future::ready(open(request.into_inner()).map(tonic::Response::new))
     });
     let mut grpc = tonic::server::Grpc::new(ProstCodec::<A, Q>::default())
-        .max_decoding_message_size(check::MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(check::Limits::default().message_bytes())
         .max_encoding_message_size(usize::MAX);
     grpc.streaming(service, request).await.map(Body::Stream)
 }

@@ -8,12 +8,12 @@ use crate::gateway::backend::Vitals;
 use crate::metrics::Metrics;
 use crate::shutdown::{chain, fatal};
 use holdfast_core::effects::Input;
-use holdfast_storage::{Disk, RaftLog, State};
+use holdfast_storage::{Disk, RaftLog, Room, State};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// What was applied is durable in the state after this long at the latest, so that a restart
 /// replays little and the log can be cut.
@@ -136,16 +136,15 @@ impl Keeper {
     }
 
     fn watch_room(&self) {
-        let mut was_full = false;
+        let mut was_full = None;
         loop {
             match self.disk.room() {
                 Ok(room) => {
                     self.metrics.disk_room(room.total, room.free);
-                    let full = room.is_full();
-                    if full != was_full {
-                        warn!(free = room.free, total = room.total, "disk full: {full}");
-                        self.inbox.post(Mail::Input(Box::new(Input::DiskFull { full })));
-                        was_full = full;
+                    let full = room.is_full(was_full.unwrap_or(false));
+                    if was_full != Some(full) {
+                        self.room_changed(room, full);
+                        was_full = Some(full);
                     }
                 }
                 Err(error) => warn!("{}", chain(&error)),
@@ -153,6 +152,23 @@ impl Keeper {
             if self.stop.wait(ROOM_INTERVAL) {
                 return;
             }
+        }
+    }
+
+    /// Tells who must know, and takes or gives up the reserve.
+    fn room_changed(&self, room: Room, full: bool) {
+        let Room { free, total } = room;
+        let reserve = if full {
+            warn!(free, total, "the disk is full: writes are refused until there is room");
+            0
+        } else {
+            info!(free, total, "room on the disk");
+            room.ballast()
+        };
+        self.vitals.set_disk_full(full);
+        self.inbox.post(Mail::Input(Box::new(Input::DiskFull { full })));
+        if let Err(error) = self.disk.reserve_ballast(reserve) {
+            warn!("{}", chain(&error));
         }
     }
 }

@@ -69,7 +69,14 @@ pub(super) enum Welcome {
     },
     /// Go away, for this reason.
     Refused(String),
+    /// Go away for ever: the sender was removed from the cluster.
+    Removed,
 }
+
+/// The node that greets was removed from the cluster, says a node of the cluster.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this node was removed from the cluster for good")]
+struct Removed;
 
 /// What two sides agreed on, as the dialling side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +125,8 @@ impl Hello {
 /// Greets as the dialling side.
 ///
 /// # Errors
-/// A refusal comes as [`io::ErrorKind::PermissionDenied`] with the reason as text.
+/// A refusal comes as [`io::ErrorKind::PermissionDenied`] with the reason as text, or with
+/// [`Removed`] inside.
 pub(super) fn greet(stream: &PeerStream, hello: &Hello) -> io::Result<Agreed> {
     stream.set_read_timeout(HANDSHAKE_TIMEOUT)?;
     send(stream, hello)?;
@@ -130,7 +138,13 @@ pub(super) fn greet(stream: &PeerStream, hello: &Hello) -> io::Result<Agreed> {
             Ok(Agreed { node, incarnation })
         }
         Welcome::Refused(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
+        Welcome::Removed => Err(io::Error::new(io::ErrorKind::PermissionDenied, Removed)),
     }
+}
+
+/// Does a failed greeting say that this node was removed?
+pub(super) fn is_removed(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Removed>()).is_some()
 }
 
 /// Hears the greeting as the listening side.
@@ -153,6 +167,11 @@ pub(super) fn accept(
 /// Answers a greeting with "go away".
 pub(super) fn refuse(stream: &PeerStream, reason: &str) -> io::Result<()> {
     send(stream, &Welcome::Refused(reason.to_owned()))
+}
+
+/// Answers the greeting of a node that is gone for good.
+pub(super) fn refuse_for_ever(stream: &PeerStream) -> io::Result<()> {
+    send(stream, &Welcome::Removed)
 }
 
 fn send(mut stream: &PeerStream, value: &impl Serialize) -> io::Result<()> {

@@ -226,6 +226,9 @@ impl Link {
                     Ok(()) => last_error.clear(),
                     Err(error) => {
                         let text = error.to_string();
+                        if hello::is_removed(&error) {
+                            self.events.removed();
+                        }
                         if error.kind() == io::ErrorKind::PermissionDenied && text != last_error {
                             warn!(peer = %self.peer, address, "peer refuses this node: {text}");
                         } else {

@@ -71,6 +71,12 @@ fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
         }
         return hello::refuse(&stream, &reason);
     }
+    if hello.purpose != Purpose::Ask && shared.is_tombstoned(hello.node) {
+        if shared.is_new_refusal(format!("{} removed", hello.node)) {
+            warn!(from = %hello.node, "refused a node that was removed from the cluster for good");
+        }
+        return hello::refuse_for_ever(&stream);
+    }
     match hello.purpose {
         Purpose::Messages => {
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
@@ -104,9 +110,7 @@ fn objection(hello: &Hello, shared: &Shared) -> Option<String> {
     if hello.node == NodeId(0) || hello.node == local.node {
         return Some(format!("node id {} cannot be the sender's", hello.node));
     }
-    shared
-        .is_tombstoned(hello.node)
-        .then(|| format!("node {} was removed from the cluster for good", hello.node))
+    None
 }
 
 /// Counts a connection while it lives.

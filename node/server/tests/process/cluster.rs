@@ -30,7 +30,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    const WIDTH: u16 = 40;
+    const WIDTH: u16 = 60;
 
     pub(crate) fn claim() -> Self {
         // Below the ports that the system gives to clients.
@@ -88,6 +88,12 @@ impl Cluster {
             Supervisor::start(self.directory.path(), ["--rejoin", &number].into_iter());
         supervisor.wait_ready(self.directory.path());
         self.supervisors.push(supervisor);
+    }
+
+    /// Waits until the first supervisor says something that begins like this.
+    pub(crate) fn wait_said(&self, beginning: &str) -> String {
+        let supervisor = self.supervisors.first().expect("the cluster was started");
+        supervisor.wait_line(beginning, self.directory.path())
     }
 
     /// Stops everything gracefully.
@@ -199,15 +205,21 @@ impl Supervisor {
     }
 
     fn wait_ready(&self, directory: &Path) {
+        self.wait_line("ready", directory);
+    }
+
+    fn wait_line(&self, beginning: &str, directory: &Path) -> String {
         let until = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if line == "ready" => return,
-                Ok(_) => {}
-                Err(error) => {
-                    panic!("the cluster in {} is not ready: {error}", directory.display())
-                }
+                Ok(line) if line.starts_with(beginning) => return line,
+                Ok(line) => said.push(line),
+                Err(error) => panic!(
+                    "the cluster in {} does not say {beginning:?}: {error}; it said {said:?}",
+                    directory.display()
+                ),
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::sabotage::Sabotage;
 use holdfast_core::effects::{Effects, Input, Millis, Persist, SnapshotEffect, WatchEffect};
 use holdfast_core::feed;
 use holdfast_core::group::decode_raft;
-use holdfast_core::ids::{NodeId, RangeId, ReplicaId};
+use holdfast_core::ids::{META_RANGE, NodeId, RangeId, ReplicaId};
 use holdfast_core::key::Span;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
@@ -93,6 +93,9 @@ impl World {
         }
         self.sim(node).state.apply(batch);
         self.checks.see(&self.nodes, &Sight::Applied { node, range });
+        if range == META_RANGE {
+            self.end_removed(node);
+        }
     }
 
     pub(super) fn run_read(&mut self, node: NodeId, task: ReadTask) {

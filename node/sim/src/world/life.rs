@@ -7,6 +7,7 @@ use crate::disk::{LogDisk, StateDisk};
 use crate::invariants::Sight;
 use crate::sabotage::Sabotage;
 use holdfast_core::bootstrap::Plan;
+use holdfast_core::descriptor::NodeState;
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::{Index, NodeId, RangeId};
 use holdfast_core::key::Span;
@@ -49,6 +50,8 @@ pub struct SimNode {
     pub(crate) pins: BTreeMap<(RangeId, Index), RangeImage>,
     pub(crate) staged: BTreeMap<u64, RangeImage>,
     pub(crate) next_staged: u64,
+    /// The cluster has removed it for good.
+    pub(crate) removed: bool,
     /// A restart is planned.
     pub(crate) starting: bool,
     pub(crate) stopping: bool,
@@ -86,6 +89,7 @@ impl SimNode {
             pins: BTreeMap::new(),
             staged: BTreeMap::new(),
             next_staged: 1,
+            removed: false,
             starting: true,
             stopping: false,
             late: Vec::new(),
@@ -198,10 +202,23 @@ impl World {
         }
     }
 
+    /// Ends nodes that the cluster has removed for good: a node that says so refuses them, and
+    /// they stop.
+    pub(super) fn end_removed(&mut self, told_by: NodeId) {
+        let Some(status) = self.status(told_by) else { return };
+        for record in status.nodes {
+            let gone = record.state == NodeState::Tombstoned && record.id != told_by;
+            if gone && !self.nodes[&record.id].removed {
+                self.sim(record.id).removed = true;
+                self.crash(record.id, false);
+            }
+        }
+    }
+
     /// Starts a node's process after a while.
     pub fn restart(&mut self, node: NodeId, after: Millis) {
         let sim = self.sim(node);
-        if sim.core.is_none() && !sim.starting {
+        if sim.core.is_none() && !sim.starting && !sim.removed {
             sim.starting = true;
             self.schedule(after, Event::Start(node));
         }

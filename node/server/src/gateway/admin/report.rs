@@ -194,7 +194,7 @@ impl Cluster {
     pub(super) fn status(&self) -> StatusJson {
         let full = self.ranges.iter().filter(|range| self.is_full(range)).count();
         let unavailable = self.ranges.iter().filter(|range| !self.is_available(range)).count();
-        let copying = self.ranges.iter().any(Range::is_copying);
+        let copying = self.ranges.iter().any(|range| range.is_copying() || self.is_moving(range));
         let protection = if unavailable > 0 || self.ranges.is_empty() {
             Protection::Unavailable
         } else if full == self.ranges.len() {
@@ -282,11 +282,34 @@ impl Cluster {
         match node.state {
             NodeState::Tombstoned => "Tombstoned",
             NodeState::Joining => "Joining",
-            NodeState::Up | NodeState::Draining if !self.answering.contains(&node.id) => "Down",
+            NodeState::Condemned => "Condemned",
+            NodeState::Up | NodeState::Draining | NodeState::Leaving
+                if !self.answering.contains(&node.id) =>
+            {
+                "Down"
+            }
             NodeState::Draining => "Draining",
+            NodeState::Leaving => "Leaving",
             NodeState::Up if self.draining.contains(&node.id) => "Draining",
             NodeState::Up => "Up",
         }
+    }
+
+    /// A copy of it is to be made elsewhere, and there is a node for it.
+    fn is_moving(&self, range: &Range) -> bool {
+        let losing = |node: &&NodeRecord| node.state.loses_replicas();
+        let spare = |node: &&NodeRecord| {
+            node.state == NodeState::Up
+                && self.answering.contains(&node.id)
+                && range.descriptor.replica_on(node.id).is_none()
+        };
+        range.descriptor.id != holdfast_core::ids::META_RANGE
+            && self
+                .nodes
+                .iter()
+                .filter(losing)
+                .any(|node| range.descriptor.replica_on(node.id).is_some())
+            && self.nodes.iter().any(|node| spare(&node))
     }
 
     /// Some node that answers serves the range.

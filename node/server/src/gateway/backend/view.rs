@@ -10,7 +10,10 @@ use holdfast_core::request::AlarmKind;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+
+/// Neither false nor true.
+const UNKNOWN: u8 = u8::MAX;
 
 /// Numbers that change often. The edge stores them each turn in which they changed, **before** it
 /// sends the replies of that turn, so that a header's revision never lags its answer.
@@ -29,6 +32,7 @@ pub struct Vitals {
     has_leader: AtomicBool,
     draining: AtomicBool,
     no_space: AtomicBool,
+    disk_full: AtomicU8,
     view: RwLock<Arc<View>>,
 }
 
@@ -49,6 +53,7 @@ impl Vitals {
             has_leader: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             no_space: AtomicBool::new(false),
+            disk_full: AtomicU8::new(UNKNOWN),
             view: RwLock::new(Arc::default()),
         }
     }
@@ -158,6 +163,19 @@ impl Vitals {
     /// An alarm about room is raised somewhere: nothing may be put anywhere.
     pub fn no_space(&self) -> bool {
         self.no_space.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node's own disk is full; nothing if nobody has looked yet.
+    pub fn disk_full(&self) -> Option<bool> {
+        match self.disk_full.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            known => Some(known == u8::from(true)),
+        }
+    }
+
+    /// Sets what [`Vitals::disk_full`] tells.
+    pub fn set_disk_full(&self, yes: bool) {
+        self.disk_full.store(u8::from(yes), Ordering::Relaxed);
     }
 
     /// Takes notice of the alarms that are raised, before they are published.

@@ -3,7 +3,6 @@
 //!
 //! Invariant: the events of one revision are in one response, or in fragments of one response.
 
-use crate::gateway::check::MESSAGE_BYTES_MAX;
 use crate::gateway::convert;
 use holdfast_core::effects::Event;
 use holdfast_core::ids::Revision;
@@ -41,11 +40,12 @@ pub(super) fn batches(events: Vec<Event>, through: Revision) -> Vec<(Vec<Event>,
     batches
 }
 
-/// Queues a response with these events, in fragments if it is large and the client can take them.
+/// Queues a response with these events, in fragments of fewer than `fragment` bytes (but of at least
+/// one event) for a client that can take them.
 pub(super) fn send(
     response: &pb::WatchResponse,
     events: Vec<Event>,
-    fragment: bool,
+    fragment: Option<usize>,
     out: &mut VecDeque<pb::WatchResponse>,
 ) {
     let mut part = response.clone();
@@ -54,7 +54,8 @@ pub(super) fn send(
     for event in events {
         let event = convert::event(event);
         let event_bytes = encoded_event_len(&event);
-        if fragment && !part.events.is_empty() && bytes + event_bytes >= MESSAGE_BYTES_MAX {
+        let full = fragment.is_some_and(|bytes_max| bytes + event_bytes >= bytes_max);
+        if full && !part.events.is_empty() {
             part.fragment = true;
             out.push_back(std::mem::replace(&mut part, response.clone()));
             bytes = empty_bytes;
@@ -75,6 +76,8 @@ fn encoded_event_len(event: &mvccpb::Event) -> usize {
 mod tests {
     use super::*;
     use holdfast_core::request::KeyValue;
+
+    const BYTES_MAX: usize = 2 << 20;
 
     fn event(revision: Revision, bytes: usize) -> Event {
         let kv = KeyValue {
@@ -106,18 +109,23 @@ mod tests {
     fn fragments_fit_and_all_but_the_last_say_so() {
         let mut out = VecDeque::new();
         let events = (0..7).map(|_| event(9, 600 << 10)).collect();
-        send(&pb::WatchResponse { watch_id: 3, ..Default::default() }, events, true, &mut out);
+        send(
+            &pb::WatchResponse { watch_id: 3, ..Default::default() },
+            events,
+            Some(BYTES_MAX),
+            &mut out,
+        );
         let shape: Vec<(usize, bool)> =
             out.iter().map(|part| (part.events.len(), part.fragment)).collect();
         assert_eq!(shape, [(3, true), (3, true), (1, false)]);
-        assert!(out.iter().all(|part| part.encoded_len() < MESSAGE_BYTES_MAX));
+        assert!(out.iter().all(|part| part.encoded_len() < BYTES_MAX));
     }
 
     #[test]
     fn a_client_that_did_not_ask_gets_one_response() {
         let mut out = VecDeque::new();
         let events = (0..7).map(|_| event(9, 600 << 10)).collect();
-        send(&pb::WatchResponse::default(), events, false, &mut out);
+        send(&pb::WatchResponse::default(), events, None, &mut out);
         assert_eq!((out.len(), out[0].events.len()), (1, 7));
     }
 
@@ -125,7 +133,7 @@ mod tests {
     fn an_event_larger_than_a_fragment_goes_alone() {
         let mut out = VecDeque::new();
         let events = vec![event(9, 3 << 20), event(9, 1)];
-        send(&pb::WatchResponse::default(), events, true, &mut out);
+        send(&pb::WatchResponse::default(), events, Some(BYTES_MAX), &mut out);
         assert_eq!(out.iter().map(|part| part.events.len()).collect::<Vec<_>>(), [1, 1]);
     }
 }

@@ -247,6 +247,7 @@ impl Session {
         watcher.through = watcher.through.max(through);
         events.retain(|event| watcher.wants(event));
         let (id, fragment) = (watcher.id, watcher.fragment);
+        let bytes_max = self.gateway.config().limits.message_bytes();
         if !events.is_empty() {
             watcher.quiet = false;
             for (batch, complete_through) in fragment::batches(events, through) {
@@ -255,7 +256,7 @@ impl Session {
                     watch_id: id,
                     ..Default::default()
                 };
-                fragment::send(&response, batch, fragment, &mut self.out);
+                fragment::send(&response, batch, fragment.then_some(bytes_max), &mut self.out);
             }
         }
         self.tell_progress();
