@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the parts of a real Kubernetes that the end-to-end tests assemble: the five
-# Kubernetes daemons, CoreDNS and helm, from the versions that the go.mod files under
-# tools/ pin. Debian packages for the rest (container
-# runtime, network plugins, image builder, the API server's etcd) are installed when missing.
+# Builds the parts of a real Kubernetes that the end-to-end tests assemble: the five Kubernetes
+# daemons, CoreDNS, helm and, where it is missing, kubectl, from the versions that the go.mod files
+# under tools/ pin. Debian packages for the rest (container runtime, network plugins, image builder,
+# the API server's etcd) are installed when missing.
 #
 # Results go to a cache outside the checkout, keyed by version: the second run takes seconds.
 # Prints the folder of each part as `NAME=PATH` lines that a shell can eval.
@@ -81,9 +81,15 @@ helm="$cache/helm-$helm_version"
 k=k8s.io/kubernetes/cmd
 build tools/kubernetes "$kubernetes" "-X k8s.io/component-base/version.gitVersion=$kubernetes_version" \
   $k/kube-apiserver $k/kube-controller-manager $k/kube-scheduler $k/kubelet $k/kube-proxy
+kubectl=$(command -v kubectl || true)
+if [[ -z $kubectl ]]; then
+  build tools/kubernetes "$cache/kubectl-$kubernetes_version" "" $k/kubectl
+  kubectl=$cache/kubectl-$kubernetes_version/kubectl
+fi
 build tools/coredns "$coredns" "" github.com/coredns/coredns
 build tools/helm "$helm" "" helm.sh/helm/v4/cmd/helm
 
 echo "KUBERNETES=$kubernetes"
+echo "KUBECTL=$kubectl"
 echo "COREDNS=$coredns/coredns"
 echo "HELM=$helm/helm"

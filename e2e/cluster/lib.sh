@@ -70,14 +70,8 @@ cgroups_of() {
 # Host process ids of all processes that were started for this cluster: they carry its mark in
 # their environment. Processes inside a machine may lose the mark, but die with the machine.
 marked_processes() {
-  local file
-  for file in /proc/[0-9]*/environ; do
-    if grep -qzxF "HOLDFAST_E2E_MACHINE=$state/${1:-}" "$file" 2>/dev/null ||
-      { [[ -z ${1:-} ]] && grep -qzF "HOLDFAST_E2E_MACHINE=$state/" "$file" 2>/dev/null; }; then
-      file=${file#/proc/}
-      echo "${file%/environ}"
-    fi
-  done
+  # Processes that end meanwhile cannot be read.
+  grep -lzF "HOLDFAST_E2E_MACHINE=$state/" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 || true
 }
 
 # Host process id of the first process of a machine; its namespaces are the machine's.
@@ -105,7 +99,7 @@ network_of() {
   nsenter --net="/proc/$pid/ns/net" -- "$@"
 }
 
-kubectl() { command "${KUBECTL:-kubectl}" --kubeconfig "$state/kubeconfig" "$@"; }
+kubectl() { "$state/kubectl" --kubeconfig "$state/kubeconfig" "$@"; }
 
 # Waits until a command succeeds: `await SECONDS WHAT COMMAND...`.
 await() {

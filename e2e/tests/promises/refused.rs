@@ -1,0 +1,46 @@
+//! Invalid resources are refused by the API server, with a message that says what to change.
+
+use crate::world::World;
+use serde_json::{Value, json};
+
+pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
+    let cases: [(Value, &str); 8] = [
+        (json!({"nodes": 2}), "nodes must be at least replicas"),
+        (json!({"replicas": 2}), "replicas must be odd"),
+        (json!({"nodes": 3, "maxFailures": 2}), "replicas must be at least 2 * maxFailures + 1"),
+        (json!({"storage": {"size": "lots"}}), "spec.storage.size"),
+        (json!({"reprotection": {"delay": "1s"}}), "reprotection.delay must be at least 10s"),
+        (
+            json!({"reprotection": {"delay": "20m", "drainDelay": "10m"}}),
+            "reprotection.drainDelay must be at least reprotection.delay",
+        ),
+        (
+            json!({"timing": {"tickMs": 100, "electionMs": 200}}),
+            "timing.electionMs must be at least 5 * timing.tickMs",
+        ),
+        (json!({"gateway": {"service": {"type": "Carrier"}}}), "Unsupported value"),
+    ];
+    for (spec, message) in cases {
+        let error = world.apply(spec.clone()).await.expect_err("it is invalid").to_string();
+        assert!(error.contains(message), "{spec} was refused with {error:?}, not {message:?}");
+    }
+
+    // What the data was made with cannot be changed afterwards.
+    let mut spec = crate::world::small();
+    spec["nodes"] = json!(5);
+    // Never started: the image is not there, and the rules are the same.
+    spec["image"] = json!("docker.io/holdfast/missing:never");
+    spec["imagePullPolicy"] = json!("Never");
+    world.apply(spec.clone()).await.expect("the resource is valid");
+    let changes: [(&str, Value, &str); 3] = [
+        ("replicas", json!(5), "replicas cannot be changed"),
+        ("storage", json!({"size": "2Gi"}), "storage cannot be changed"),
+        ("splitKeys", json!(["m"]), "splitKeys cannot be changed"),
+    ];
+    for (field, value, message) in changes {
+        let mut changed = spec.clone();
+        changed[field] = value;
+        let error = world.apply(changed).await.expect_err("it is fixed").to_string();
+        assert!(error.contains(message), "{field} was refused with {error:?}, not {message:?}");
+    }
+}

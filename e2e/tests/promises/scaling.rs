@@ -1,0 +1,41 @@
+//! The number of nodes follows the resource (P7): up while clients go on; below the copies never.
+
+use crate::world::{World, small};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+pub(crate) async fn up_while_clients_go_on(world: &World) {
+    world.make_cluster().await;
+    let recording = world.record(None).await;
+    // Through the scale subresource, as `kubectl scale` does.
+    world
+        .clusters()
+        .patch_scale(
+            "demo",
+            &PatchParams::default(),
+            &Patch::Merge(&json!({"spec": {"replicas": 5}})),
+        )
+        .await
+        .expect("the resource can be scaled");
+    world.whole(5).await;
+    recording.await_progress().await;
+    recording.stop().await.nothing_failed();
+}
+
+pub(crate) async fn below_the_copies_is_refused(world: &World) {
+    world.make_cluster().await;
+    let mut spec = small();
+    spec["nodes"] = json!(2);
+    let error = world.apply(spec).await.expect_err("three copies need three nodes").to_string();
+    assert!(error.contains("nodes must be at least replicas"), "{error}");
+    let scaled = world
+        .clusters()
+        .patch_scale(
+            "demo",
+            &PatchParams::default(),
+            &Patch::Merge(&json!({"spec": {"replicas": 1}})),
+        )
+        .await;
+    assert!(scaled.is_err(), "scaled below the number of copies");
+    world.whole(3).await;
+}
