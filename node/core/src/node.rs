@@ -131,6 +131,8 @@ pub struct Node {
     resume_at: Millis,
     /// When members are planned again (on the meta range's leader).
     plan_at: Millis,
+    /// The next look for replicas that were removed.
+    forget_at: Millis,
     /// Replicas with a log and no state yet.
     orphans: BTreeMap<RangeId, ReplicaBoot>,
     /// Raft snapshots received, waiting for the raft library to take them.
@@ -179,6 +181,7 @@ impl Node {
             known_peers: Vec::new(),
             resume_at: 0,
             plan_at: 0,
+            forget_at: 0,
             orphans: BTreeMap::new(),
             staged: BTreeMap::new(),
         };

@@ -8,6 +8,7 @@
 use crate::command::{Change, Entry};
 use crate::dedup::Dedup;
 use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
+use crate::effects::Millis;
 use crate::eval;
 use crate::feed::FeedId;
 use crate::group::Group;
@@ -131,6 +132,8 @@ pub struct Replica {
     pub last_leader: Option<NodeId>,
     /// Members and descriptor after each of the last changes, oldest first.
     shapes: VecDeque<Shape>,
+    /// Since when the directory says that this replica was removed.
+    pub removed_since: Option<Millis>,
     /// A raft snapshot is being pinned for these replicas.
     pub pinning: Vec<u64>,
     /// Ticks for which a better placed replica has been ready to lead.
@@ -172,6 +175,7 @@ impl Replica {
             parent: None,
             last_leader: None,
             shapes: VecDeque::new(),
+            removed_since: None,
             pinning: Vec::new(),
             transfer_ticks: 0,
             reacquire_after: 0,

@@ -15,7 +15,7 @@ const FRESH: u64 = 40;
 const FIXED: [(u64, &str); 4] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
-    (23, "a raft snapshot that told of later members than its data; a learner left behind"),
+    (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
     (8, "a cut whose revision depended on what was applied with it"),
 ];
 

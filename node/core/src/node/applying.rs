@@ -4,7 +4,7 @@
 use super::Node;
 use crate::bootstrap::{START, initial_hard_state, initial_log};
 use crate::descriptor::RangeDescriptor;
-use crate::effects::{LogWrite, Persist, ReplicaBoot, SnapshotEffect};
+use crate::effects::{LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect};
 use crate::error::{Error, Misrouted};
 use crate::group::{Group, decode_raft};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
@@ -15,6 +15,9 @@ use crate::request::Response;
 use crate::state::{Applied, ApplyBatch, StateReads};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Snapshot};
+
+/// How long a replica has been removed, as far as is known here, before it is destroyed.
+const FORGET_AFTER_MS: Millis = 5_000;
 
 impl Node {
     /// Applies a range's committed entries of this turn.
@@ -228,6 +231,32 @@ impl Node {
 
     pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
         if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
+            self.remove_replica(range);
+        }
+    }
+
+    /// Replicas that were removed while nobody could tell them: the directory knows. They go only
+    /// after a while, since in a joint change they count until its second half.
+    pub(super) fn forget_removed(&mut self) {
+        let mut removed = Vec::new();
+        for (range, replica) in &mut self.replicas {
+            let me = replica.group.me();
+            // An id below the next one was given; not there any more, it was removed.
+            let gone = self.meta.ranges().get(range).is_some_and(|known| {
+                known.replica(me).is_none()
+                    && me.0 < known.next_replica
+                    && replica
+                        .descriptor
+                        .as_ref()
+                        .is_none_or(|own| own.generation < known.generation)
+            });
+            if !gone {
+                replica.removed_since = None;
+            } else if self.now >= *replica.removed_since.get_or_insert(self.now) + FORGET_AFTER_MS {
+                removed.push(*range);
+            }
+        }
+        for range in removed {
             self.remove_replica(range);
         }
     }

@@ -22,6 +22,8 @@ const SLEEP_TICKS: u32 = 20;
 const RANK_TICKS: u32 = 2;
 /// Ticks for which a better placed replica must have been ready before it gets the leadership.
 const REBALANCE_TICKS: u32 = 20;
+/// Between two looks for replicas that were removed.
+const FORGET_MS: Millis = 1_000;
 
 impl Node {
     /// This process did not run for a while: it cannot say who was silent meanwhile.
@@ -180,6 +182,10 @@ impl Node {
                 peer.down_since = now;
                 gone.push(*node);
             }
+        }
+        if now >= self.forget_at {
+            self.forget_at = now + FORGET_MS;
+            self.forget_removed();
         }
         let incarnation = self.config.incarnation;
         for node in quiet {
