@@ -1,0 +1,212 @@
+//! What has to hold before the copies of a lost node are made anew: the guards, in order. The first
+//! that does not hold is shown.
+//!
+//! Invariant: pure, and every doubt counts against acting. The cluster checks again by itself; these
+//! keep the operator from even asking.
+
+use super::Context;
+use crate::api::spec::{ReplacementPolicy, ReprotectionMode};
+use crate::api::status::{Store, StoreState};
+use crate::validate::percent;
+use jiff::{SignedDuration, Timestamp};
+
+/// Clocks of operators may differ by this much.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
+
+/// A guard that does not hold: its name, and why, as a sentence.
+pub type Refusal = (&'static str, String);
+
+/// Checks all guards for making the copies of `store` anew.
+pub fn reprotect(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
+    warmed_up(context)?;
+    confirmed(context)?;
+    quorum(context)?;
+    few_unhealthy(context)?;
+    nothing_else(context)?;
+    spare_store(context, store)?;
+    wanted(context)?;
+    clock(context)
+}
+
+/// G1: this operator has watched the cluster for long enough.
+pub fn warmed_up(context: &Context<'_>) -> Result<(), Refusal> {
+    let wanted = context.observe_for;
+    if context.observed.report.is_some() && context.observed.fresh_for < wanted {
+        return Err((
+            "OperatorWarmup",
+            format!("the operator watches the cluster for {} s first", wanted.as_secs()),
+        ));
+    }
+    Ok(())
+}
+
+/// G2: the nodes said lately how they are.
+pub fn confirmed(context: &Context<'_>) -> Result<(), Refusal> {
+    if context.observed.report.is_none() {
+        let why = context.observed.report_error.as_deref().unwrap_or("no node was asked yet");
+        return Err(("StatusStale", format!("no node tells how the cluster is: {why}")));
+    }
+    Ok(())
+}
+
+/// G3: the cluster can decide, and serves every range without the node.
+pub fn quorum(context: &Context<'_>) -> Result<(), Refusal> {
+    let Some(report) = &context.observed.report else { return confirmed(context) };
+    if !report.has_quorum() {
+        return Err((
+            "NoQuorum",
+            format!("only {} of {} nodes answer", report.alive(), report.nodes.len()),
+        ));
+    }
+    if report.ranges.unavailable > 0 {
+        return Err((
+            "NoQuorum",
+            format!("{} ranges have no majority; a human has to decide", report.ranges.unavailable),
+        ));
+    }
+    Ok(())
+}
+
+/// G4: too many nodes at once are the network's fault.
+pub fn few_unhealthy(context: &Context<'_>) -> Result<(), Refusal> {
+    let unhealthy = context
+        .stores
+        .iter()
+        .filter(|store| {
+            !matches!(store.state, StoreState::Healthy | StoreState::Pending | StoreState::Leaving)
+                || store.reason.is_some()
+        })
+        .count();
+    let share = percent(&context.spec.reprotection.max_unhealthy).unwrap_or(0) as usize;
+    let allowed = (context.stores.len() * share / 100).max(1);
+    if unhealthy > allowed {
+        return Err((
+            "TooManyUnhealthy",
+            format!("{unhealthy} nodes are unwell at once, more than {allowed}"),
+        ));
+    }
+    Ok(())
+}
+
+/// G5 and G8: one thing at a time, also with restarts.
+pub fn nothing_else(context: &Context<'_>) -> Result<(), Refusal> {
+    match context.operation {
+        Some(operation) => Err((
+            "OtherOperation",
+            format!("{:?} of {} is under way", operation.kind, operation.pod),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// G6: some node can take the copies.
+pub fn spare_store(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
+    let Some(report) = &context.observed.report else { return confirmed(context) };
+    let able = report
+        .nodes
+        .iter()
+        .filter(|member| member.state == "Up" && Some(member.id as i64) != store.store_id)
+        .count();
+    if able < context.spec.replicas as usize && !successor_due(context, store) {
+        return Err((
+            "NoSpareStore",
+            format!(
+                "{able} nodes are up for {} copies of each range: raise nodes, or ask for a new volume with the annotation {}={}",
+                context.spec.replicas,
+                crate::api::REPLACE_ANNOTATION,
+                store.pod
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// G7: nobody asked for peace.
+fn wanted(context: &Context<'_>) -> Result<(), Refusal> {
+    match context.spec.reprotection.mode {
+        _ if context.spec.paused => Err(("Paused", "spec.paused is true".to_owned())),
+        ReprotectionMode::Observe => {
+            Err(("ObserveMode", "spec.reprotection.mode is Observe".to_owned()))
+        }
+        ReprotectionMode::Off => Err(("Off", "spec.reprotection.mode is Off".to_owned())),
+        ReprotectionMode::Auto => Ok(()),
+    }
+}
+
+/// G9: no time that was written down lies ahead.
+pub fn clock(context: &Context<'_>) -> Result<(), Refusal> {
+    if context.newest_time.is_some_and(|time| time > context.now + CLOCK_SKEW) {
+        return Err((
+            "ClockWentBack",
+            "times in the status lie ahead of this operator's clock".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Every node is well, every range has all copies, and nothing else goes on: what planned
+/// disruptions wait for.
+pub fn calm(context: &Context<'_>, except: Option<&str>) -> Result<(), Refusal> {
+    confirmed(context)?;
+    quorum(context)?;
+    nothing_else(context)?;
+    clock(context)?;
+    let unwell = context.stores.iter().find(|store| {
+        Some(store.pod.as_str()) != except
+            && (store.state != StoreState::Healthy || store.reason.is_some())
+    });
+    if let Some(store) = unwell {
+        return Err(("StoreNotHealthy", format!("{} is {:?}", store.pod, store.state)));
+    }
+    let Some(report) = &context.observed.report else { return confirmed(context) };
+    let missing = report.ranges.total - report.ranges.fully_replicated;
+    if missing > 0 && except.is_none() {
+        return Err(("FullyReplicated", format!("{missing} ranges lack a copy")));
+    }
+    Ok(())
+}
+
+/// The pod is about to get a new volume by policy or request: then the node that comes is the spare.
+fn successor_due(context: &Context<'_>, store: &Store) -> bool {
+    replacement_due(context, store).is_ok()
+}
+
+/// Whether policy or a request says that a pod gets a new volume.
+pub fn replacement_due(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
+    if context.replace_request.as_deref() == Some(store.pod.as_str()) {
+        return Ok(());
+    }
+    match context.spec.replacement.policy {
+        ReplacementPolicy::AfterReprotect => Ok(()),
+        ReplacementPolicy::Manual => Err((
+            "ManualReplacement",
+            format!("waits for the annotation {}={}", crate::api::REPLACE_ANNOTATION, store.pod),
+        )),
+        ReplacementPolicy::WhenNodeGone => {
+            let Some(hosts) = &context.observed.hosts else {
+                return Err((
+                    "NodesUnreadable",
+                    "the operator may not read Kubernetes nodes, so it cannot tell that one is gone"
+                        .to_owned(),
+                ));
+            };
+            let Some(name) = &store.node else {
+                return Err(("NodeUnknown", format!("{} has no Kubernetes node", store.pod)));
+            };
+            match hosts.get(name) {
+                None => Ok(()),
+                Some(host) if host.out_of_service => Ok(()),
+                Some(_) => Err((
+                    "NodeExists",
+                    format!("Kubernetes node {name} still exists: {} may come back", store.pod),
+                )),
+            }
+        }
+    }
+}
+
+/// When a refused request is made again: later each time.
+pub fn retry_at(refusals: i32, now: Timestamp) -> Timestamp {
+    let seconds = 15_i64 << refusals.clamp(0, 5);
+    super::health::whole_seconds(now) + SignedDuration::from_secs(seconds)
+}

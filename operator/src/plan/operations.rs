@@ -1,0 +1,556 @@
+//! Operations: begun one at a time, written down first, carried on by whichever operator comes next.
+//!
+//! Invariants: pure; an operation ends only when what it wanted is seen, or is not wanted any more;
+//! doing its step twice is doing it once.
+
+use super::guards::{self, Refusal};
+use super::{Action, Context, Notice, scale};
+use crate::api::status::{
+    HoldfastClusterStatus, Operation, OperationType, Parked, Phase, Store, StoreState,
+};
+use crate::build::names;
+use crate::observe::{Observed, VolumeView};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// What was decided about operations.
+#[derive(Debug, Default)]
+pub struct Decided {
+    /// What is under way now.
+    pub operation: Option<Operation>,
+    /// Its step, if one is due.
+    pub action: Option<Action>,
+    /// What is due but held.
+    pub blocked: Vec<(String, Refusal)>,
+    /// What to tell.
+    pub notices: Vec<Notice>,
+}
+
+impl Decided {
+    pub(super) fn start(&mut self, operation: Operation, action: Action) {
+        self.operation = Some(operation);
+        self.action = Some(action);
+    }
+
+    pub(super) fn hold(&mut self, what: &str, pod: &str, refusal: Refusal) {
+        self.blocked.push((format!("{what}/{pod}"), refusal));
+    }
+
+    pub(super) fn tell(&mut self, warning: bool, reason: &'static str, note: String) {
+        self.notices.push(Notice { warning, reason, note });
+    }
+}
+
+/// A new operation with the next epoch.
+pub(super) fn new(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    kind: OperationType,
+    pod: &str,
+    store_id: Option<i64>,
+    uid: Option<String>,
+) -> Operation {
+    status.epoch += 1;
+    let cluster = status.cluster_id.as_deref().unwrap_or("new");
+    Operation {
+        id: format!("{cluster}-{}", status.epoch),
+        kind,
+        pod: pod.to_owned(),
+        store_id,
+        uid,
+        epoch: status.epoch,
+        phase: Phase::Intended,
+        started_at: Time(super::health::whole_seconds(context.now)),
+        message: None,
+        retry_at: None,
+        refusals: 0,
+    }
+}
+
+/// Carries on with what is under way.
+pub(super) fn go_on(
+    context: &Context<'_>,
+    operation: Operation,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    match operation.kind {
+        OperationType::Reprotect => reprotect(context, operation, decided),
+        OperationType::ScaleDown => scale::go_on(context, operation, status, decided),
+        OperationType::Undrain => {
+            if operation.phase != Phase::Accepted {
+                retry(context, operation, decided, |operation| Action::Undrain {
+                    node: operation.store_id.unwrap_or(0) as u64,
+                });
+            }
+        }
+        OperationType::Replace => replace(context, operation, decided),
+        OperationType::Restart => {
+            let same = context
+                .observed
+                .pods
+                .get(&operation.pod)
+                .filter(|pod| Some(&pod.uid) == operation.uid.as_ref());
+            match same {
+                Some(pod) if !pod.terminating => {
+                    let action =
+                        Action::DeletePod { pod: operation.pod.clone(), uid: pod.uid.clone() };
+                    decided.start(operation, action);
+                }
+                // It goes; whatever takes long from here on is a matter of health.
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Asks again, at once after a fault in between, later after a refusal.
+pub(super) fn retry(
+    context: &Context<'_>,
+    operation: Operation,
+    decided: &mut Decided,
+    action: impl FnOnce(&Operation) -> Action,
+) {
+    let due = match operation.phase {
+        Phase::Intended => true,
+        Phase::Refused => operation.retry_at.as_ref().is_none_or(|at| at.0 <= context.now),
+        Phase::Accepted => false,
+    };
+    let action = due.then(|| action(&operation));
+    decided.operation = Some(operation);
+    decided.action = action;
+}
+
+fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided) {
+    let store = context.stores.iter().find(|store| store.pod == operation.pod);
+    let member = match (&context.observed.report, operation.store_id) {
+        (Some(report), Some(id)) => Some(report.by_id(id)),
+        _ => None,
+    };
+    let alive = member.flatten().is_some_and(crate::observe::Member::is_alive);
+    let wanted = context.spec.reprotection.mode == crate::api::spec::ReprotectionMode::Auto;
+    let pod = operation.pod.clone();
+    if store.is_none() || alive || (!wanted && operation.phase != Phase::Accepted) {
+        decided.tell(
+            false,
+            "ReprotectionCancelled",
+            format!("{pod} is back, or its copies are not to be made anew any more"),
+        );
+        return;
+    }
+    if operation.phase == Phase::Accepted {
+        if member == Some(None) {
+            decided.tell(
+                false,
+                "StoreTombstoned",
+                format!("{pod} has no copies left and may never come back with this volume"),
+            );
+        } else {
+            decided.operation = Some(operation);
+        }
+        return;
+    }
+    // What held when it was written down has to hold still.
+    if let Some(store) = store
+        && let Err(refusal) = guards::reprotect(context, store)
+    {
+        decided.hold("Reprotect", &pod, refusal);
+        decided.operation = Some(operation);
+        return;
+    }
+    retry(context, operation, decided, |operation| Action::Reprotect {
+        node: operation.store_id.unwrap_or(0) as u64,
+        operation: operation.id.clone(),
+        epoch: operation.epoch as u64,
+    });
+}
+
+fn replace(context: &Context<'_>, operation: Operation, decided: &mut Decided) {
+    let volume = context.observed.volumes.get(&operation.pod);
+    let old = volume.filter(|volume| Some(&volume.uid) == operation.uid.as_ref());
+    let Some(old) = old else {
+        decided.tell(false, "PodReplaced", format!("{} has a new volume", operation.pod));
+        return;
+    };
+    // The claim goes when no pod uses it any more.
+    let pod = context.observed.pods.get(&operation.pod).filter(|pod| !pod.terminating);
+    let action = Action::Replace {
+        pod: operation.pod.clone(),
+        pod_uid: pod.map(|pod| pod.uid.clone()),
+        volume_uid: (!old.terminating).then(|| old.uid.clone()),
+    };
+    let something = !old.terminating || pod.is_some();
+    decided.operation = Some(operation);
+    decided.action = something.then_some(action);
+}
+
+/// Begins what is due, if its guards hold: what heals comes first, then what repairs a broken
+/// template, then what a user wants.
+pub(super) fn begin(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    let steps: [fn(&Context<'_>, &mut HoldfastClusterStatus, &mut Decided); 6] = [
+        begin_reprotect,
+        begin_replace,
+        scale::begin_undrain,
+        restart_broken,
+        scale::begin_down,
+        roll,
+    ];
+    for step in steps {
+        step(context, status, decided);
+        if decided.operation.is_some() {
+            return;
+        }
+    }
+}
+
+/// Lost nodes whose time is over, the longest lost first.
+fn condemned<'a>(context: &'a Context<'_>) -> Vec<&'a Store> {
+    let mut due: Vec<&Store> = context
+        .stores
+        .iter()
+        .filter(|store| store.act_at.as_ref().is_some_and(|at| at.0 <= context.now))
+        .collect();
+    due.sort_by_key(|store| store.down_since.as_ref().map(|since| since.0));
+    due
+}
+
+/// What is due while something else is under way.
+pub(super) fn due_but_busy(context: &Context<'_>) -> Vec<(String, Refusal)> {
+    let own = |pod: &str| {
+        context.operation.is_some_and(|operation| {
+            operation.pod == pod && operation.kind == OperationType::Reprotect
+        })
+    };
+    condemned(context)
+        .into_iter()
+        .filter_map(|store| {
+            let refusal = if own(&store.pod) {
+                let free = context.operation.is_some_and(|it| it.phase != Phase::Accepted);
+                // Its own operation does not stand in its way.
+                free.then(|| own_refusal(context, store)).flatten()
+            } else {
+                guards::nothing_else(context).err()
+            };
+            refusal.map(|refusal| (format!("Reprotect/{}", store.pod), refusal))
+        })
+        .collect()
+}
+
+fn own_refusal(context: &Context<'_>, store: &Store) -> Option<Refusal> {
+    guards::reprotect(context, store).err().filter(|(guard, _)| *guard != "OtherOperation")
+}
+
+fn begin_reprotect(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    for store in condemned(context) {
+        // A node that gave its copies away already has nothing to make anew.
+        let before = status.stores.iter().find(|before| before.pod == store.pod);
+        if before.is_some_and(|before| before.state == StoreState::Tombstoned) {
+            continue;
+        }
+        let refusal = match guards::reprotect(context, store) {
+            Err(refusal) => refusal,
+            Ok(()) if store.store_id.is_none() => {
+                ("StatusStale", format!("no node ever told the number of {}", store.pod))
+            }
+            Ok(()) => {
+                let operation = new(
+                    context,
+                    status,
+                    OperationType::Reprotect,
+                    &store.pod,
+                    store.store_id,
+                    None,
+                );
+                let action = Action::Reprotect {
+                    node: store.store_id.unwrap_or(0) as u64,
+                    operation: operation.id.clone(),
+                    epoch: operation.epoch as u64,
+                };
+                decided.tell(
+                    true,
+                    "ReprotectionStarted",
+                    format!("{} is away for too long; its copies are made anew", store.pod),
+                );
+                decided.start(operation, action);
+                return;
+            }
+        };
+        decided.hold("Reprotect", &store.pod, refusal);
+    }
+}
+
+/// Only a node that the cluster declared dead for ever loses its volume.
+fn begin_replace(context: &Context<'_>, status: &mut HoldfastClusterStatus, decided: &mut Decided) {
+    let dead: Vec<&Store> =
+        context.stores.iter().filter(|store| is_tombstoned(context, status, store)).collect();
+    for store in dead {
+        let due = guards::replacement_due(context, store)
+            .and_then(|()| guards::confirmed(context))
+            .and_then(|()| guards::quorum(context))
+            .and_then(|()| guards::clock(context));
+        if let Err(refusal) = due {
+            decided.hold("Replace", &store.pod, refusal);
+            continue;
+        }
+        let Some(volume) = context.observed.volumes.get(&store.pod) else { continue };
+        replace_volume(context, status, decided, &store.pod, store.store_id, volume);
+        return;
+    }
+}
+
+fn replace_volume(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+    name: &str,
+    store_id: Option<i64>,
+    volume: &VolumeView,
+) {
+    let uid = Some(volume.uid.clone());
+    let operation = new(context, status, OperationType::Replace, name, store_id, uid);
+    let pod = context.observed.pods.get(name).filter(|pod| !pod.terminating);
+    let action = Action::Replace {
+        pod: name.to_owned(),
+        pod_uid: pod.map(|pod| pod.uid.clone()),
+        volume_uid: (!volume.terminating).then(|| volume.uid.clone()),
+    };
+    decided.tell(
+        true,
+        "ReplacementStarted",
+        format!("{name} gets a new volume; volume claim {} is given up", volume.uid),
+    );
+    decided.start(operation, action);
+}
+
+/// Replaces the volume of a node that was drained and has left for good, if that very volume is still
+/// there. The cluster does not know the node any more, and it had no copies when it went.
+pub(super) fn replace_dead_volume(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+    parked: &Parked,
+) -> bool {
+    let volume = context.observed.volumes.get(&parked.pod);
+    let Some(volume) = volume.filter(|volume| Some(&volume.uid) == parked.volume_uid.as_ref())
+    else {
+        return false;
+    };
+    if context.observed.report.as_ref().is_none_or(|report| report.member(&parked.pod).is_some()) {
+        return false;
+    }
+    replace_volume(context, status, decided, &parked.pod, Some(parked.store_id), volume);
+    true
+}
+
+/// The status says so, or the cluster does: a fresh report that knows other nodes, but not this one.
+fn is_tombstoned(context: &Context<'_>, status: &HoldfastClusterStatus, store: &Store) -> bool {
+    let before = status.stores.iter().find(|before| before.pod == store.pod);
+    let marked = before.is_some_and(|before| before.state == StoreState::Tombstoned);
+    let gone = match (&context.observed.report, store.store_id) {
+        (Some(report), Some(id)) => {
+            report.by_id(id).is_none() && report.member(&store.pod).is_none()
+        }
+        _ => false,
+    };
+    marked && gone
+}
+
+/// A pod that is outdated and cannot start holds nobody up when it is made anew; but a correction of
+/// its template has to reach it, or it would wait for ever.
+fn restart_broken(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    let broken = outdated(context).into_iter().find(|name| {
+        let Some(pod) = context.observed.pods.get(name) else { return false };
+        let alive = context
+            .observed
+            .report
+            .as_ref()
+            .and_then(|report| report.member(name))
+            .is_some_and(crate::observe::Member::is_alive);
+        !pod.ready && !pod.running && !alive
+    });
+    if let Some(name) = broken {
+        restart(context, status, decided, &name, "it cannot start and its template has changed");
+    }
+}
+
+/// Pods made from an older template are made anew, one by one, while everything else is well.
+fn roll(context: &Context<'_>, status: &mut HoldfastClusterStatus, decided: &mut Decided) {
+    let mut names = outdated(context);
+    let Some(first) = names.first().cloned() else { return };
+    let unready: Vec<&String> = names
+        .iter()
+        .filter(|name| context.observed.pods.get(*name).is_some_and(|pod| !pod.ready))
+        .collect();
+    // An outdated pod that is unwell is next, and is no reason to wait.
+    let except = unready.first().map(|name| (*name).clone());
+    if let Err(refusal) = guards::calm(context, except.as_deref()) {
+        decided.hold("Restart", except.as_deref().unwrap_or(&first), refusal);
+        return;
+    }
+    let leads = |name: &String| {
+        let report = context.observed.report.as_ref();
+        let id = report.and_then(|report| report.member(name)).map(|member| member.id);
+        id.is_some() && id == report.and_then(|report| report.sequencer)
+    };
+    // The leader of the meta range last: each change of it is felt by everybody.
+    names.sort_by_key(leads);
+    let name = except.unwrap_or_else(|| names.remove(0));
+    restart(context, status, decided, &name, "its template has changed");
+}
+
+fn restart(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+    name: &str,
+    why: &str,
+) {
+    let Some(pod) = context.observed.pods.get(name) else { return };
+    let operation = new(context, status, OperationType::Restart, name, None, Some(pod.uid.clone()));
+    let action = Action::DeletePod { pod: name.to_owned(), uid: pod.uid.clone() };
+    decided.tell(false, "PodRestarted", format!("{name} is made anew: {why}"));
+    decided.start(operation, action);
+}
+
+/// Pods of an older template, the highest number first.
+fn outdated(context: &Context<'_>) -> Vec<String> {
+    let set = context.observed.stateful_set.as_ref();
+    let Some(wanted) = set.and_then(|set| set.update_revision.clone()) else { return vec![] };
+    let cluster_pods = context.stores.iter().rev();
+    cluster_pods
+        .filter(|store| {
+            context.observed.pods.get(&store.pod).is_some_and(|pod| {
+                !pod.terminating
+                    && pod.revision.as_ref().is_some_and(|revision| *revision != wanted)
+            })
+        })
+        .map(|store| store.pod.clone())
+        .collect()
+}
+
+/// States that come from operations rather than from health.
+pub(super) fn mark(
+    stores: &mut [Store],
+    previous: &HoldfastClusterStatus,
+    observed: &Observed,
+    operation: Option<&Operation>,
+) {
+    for store in stores {
+        let before = previous.stores.iter().find(|before| before.pod == store.pod);
+        let unknown_to_cluster = match (&observed.report, store.store_id) {
+            (Some(report), Some(id)) => report.by_id(id).is_none(),
+            _ => false,
+        };
+        if let Some(operation) = operation.filter(|operation| operation.pod == store.pod) {
+            let state = match (operation.kind, operation.phase) {
+                (OperationType::Reprotect, Phase::Accepted) => Some(StoreState::Reprotecting),
+                (OperationType::Reprotect, _) => Some(StoreState::Condemned),
+                (OperationType::Replace, _) => Some(StoreState::Replacing),
+                (OperationType::ScaleDown, _) => Some(StoreState::Leaving),
+                (OperationType::Undrain | OperationType::Restart, _) => None,
+            };
+            store.state = state.unwrap_or(store.state);
+            if state.is_some() && operation.kind != OperationType::ScaleDown {
+                store.act_at = None;
+            }
+            continue;
+        }
+        let Some(before) = before else { continue };
+        let ended = matches!(
+            before.state,
+            StoreState::Reprotecting | StoreState::Tombstoned | StoreState::Condemned
+        );
+        if ended && unknown_to_cluster {
+            store.state = StoreState::Tombstoned;
+            store.act_at = None;
+        } else if before.state == StoreState::Tombstoned && observed.report.is_none() {
+            store.state = StoreState::Tombstoned;
+            store.act_at = None;
+        } else if before.state == StoreState::Replacing
+            && store.down_since.is_some()
+            && store.store_id == before.store_id
+        {
+            // A new volume is on its way; what comes is a new node that has not served yet.
+            *store = Store {
+                pod: store.pod.clone(),
+                node: store.node.clone(),
+                member: store.member.clone(),
+                ..Store::default()
+            };
+        }
+    }
+}
+
+/// What comes next in an operation, as a sentence.
+pub(super) fn next(operation: &Operation, status: &HoldfastClusterStatus) -> String {
+    let pod = &operation.pod;
+    let store = status.stores.iter().find(|store| store.pod == *pod);
+    if let Some(blocked) = status.blocked_by.iter().find(|blocked| blocked.action.ends_with(pod)) {
+        return format!("{} once {} allows it: {}", blocked.action, blocked.guard, blocked.message);
+    }
+    if let (Phase::Refused, Some(at)) = (operation.phase, &operation.retry_at) {
+        let why = operation.message.as_deref().unwrap_or("no reason given");
+        return format!("ask again at {} to {:?} {pod}: {why}", at.0, operation.kind);
+    }
+    match operation.kind {
+        OperationType::Reprotect if operation.phase == Phase::Accepted => {
+            format!("wait until the other nodes have made the copies of {pod} anew")
+        }
+        OperationType::Reprotect => format!("ask the cluster to make the copies of {pod} anew"),
+        OperationType::ScaleDown => format!(
+            "wait until {pod} holds no ranges (now {}), then take it away",
+            store.map_or(0, |store| store.ranges)
+        ),
+        OperationType::Undrain => format!("let {pod} lead again"),
+        OperationType::Replace => format!("give {pod} a new volume"),
+        OperationType::Restart => format!("make {pod} anew"),
+    }
+}
+
+/// How an action went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or taken on; with what was said.
+    Accepted(String),
+    /// The cluster, or Kubernetes, said no.
+    Refused(String),
+    /// Nobody knows; it is tried again.
+    Failed(String),
+}
+
+/// Writes down how the action of the current operation went.
+pub fn absorb(status: &mut HoldfastClusterStatus, outcome: Outcome, now: Timestamp) {
+    let Some(operation) = &mut status.operation else { return };
+    match outcome {
+        Outcome::Accepted(message) => {
+            operation.phase = Phase::Accepted;
+            operation.message = (!message.is_empty()).then_some(message);
+            operation.retry_at = None;
+        }
+        Outcome::Refused(message) => {
+            operation.phase = Phase::Refused;
+            operation.retry_at = Some(Time(guards::retry_at(operation.refusals, now)));
+            operation.refusals = operation.refusals.saturating_add(1);
+            operation.message = Some(message);
+        }
+        Outcome::Failed(message) => operation.message = Some(message),
+    }
+}
+
+/// The number in the name of a pod of this cluster.
+pub(super) fn ordinal_of(pod: &str) -> Option<i32> {
+    let (cluster, _) = pod.rsplit_once('-')?;
+    names::ordinal(cluster, pod)
+}

@@ -1,0 +1,373 @@
+//! Random histories of a small model of Kubernetes and of the nodes: what must hold after every step,
+//! and that everything comes to rest once the world is well again. The operator crashes between any
+//! two of its writes.
+
+use super::fixture::{Fixture, host, member, well};
+use super::operations::{Outcome, absorb};
+use super::{Action, Plan, plan};
+use crate::api::spec::ReplacementPolicy;
+use crate::build::names;
+use crate::observe::Report;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What happens to the world.
+#[derive(Clone, Debug)]
+enum Happens {
+    Kill(i32),
+    Heal(i32),
+    FrontEnd(i32),
+    Cordon(i32),
+    HostGone(i32),
+    Blind,
+    Sighted,
+    Pass(i64),
+    Nodes(i32),
+    Template,
+    Progress,
+    /// The operator runs one loop and dies after so many of its three writes.
+    Loop(u8),
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        3 => (0..7i32).prop_map(Happens::Kill),
+        4 => (0..7i32).prop_map(Happens::Heal),
+        1 => (0..7i32).prop_map(Happens::FrontEnd),
+        1 => (0..7i32).prop_map(Happens::Cordon),
+        1 => (0..7i32).prop_map(Happens::HostGone),
+        1 => Just(Happens::Blind),
+        2 => Just(Happens::Sighted),
+        5 => (1..900i64).prop_map(Happens::Pass),
+        2 => (3..7i32).prop_map(Happens::Nodes),
+        1 => Just(Happens::Template),
+        3 => Just(Happens::Progress),
+        15 => (0..4u8).prop_map(Happens::Loop),
+    ]
+}
+
+struct World {
+    fixture: Fixture,
+    /// What the nodes would say, if they were asked.
+    truth: Report,
+    blind: bool,
+    next_member: u64,
+    revision: u32,
+    condemned: BTreeSet<u64>,
+}
+
+impl World {
+    fn new(nodes: i32, policy: ReplacementPolicy) -> Self {
+        let mut fixture = Fixture::new(nodes);
+        fixture.cluster.spec.replacement.policy = policy;
+        let truth = fixture.observed.report.clone().unwrap();
+        Self {
+            fixture,
+            truth,
+            blind: false,
+            next_member: 100,
+            revision: 1,
+            condemned: BTreeSet::new(),
+        }
+    }
+
+    fn happen(&mut self, what: Happens) {
+        let now = self.fixture.now;
+        match what {
+            Happens::Kill(ordinal) => {
+                let name = names::pod("demo", ordinal);
+                if self.fixture.observed.pods.contains_key(&name) {
+                    self.fixture.unready(ordinal);
+                    self.set_member(&name, "Down");
+                }
+            }
+            Happens::Heal(ordinal) => self.heal(ordinal),
+            Happens::FrontEnd(ordinal) => {
+                if self.fixture.observed.pods.contains_key(&names::pod("demo", ordinal)) {
+                    self.fixture.unready(ordinal);
+                    self.fixture.pod(ordinal).running = true;
+                }
+            }
+            Happens::Cordon(ordinal) => {
+                if let Some(view) = self.hosts().get_mut(&host(ordinal)) {
+                    view.cordoned = !view.cordoned;
+                }
+            }
+            Happens::HostGone(ordinal) => {
+                self.hosts().remove(&host(ordinal));
+                self.happen(Happens::Kill(ordinal));
+            }
+            Happens::Blind => self.blind = true,
+            Happens::Sighted => self.blind = false,
+            Happens::Pass(seconds) => {
+                self.fixture.now = now + jiff::SignedDuration::from_secs(seconds)
+            }
+            Happens::Nodes(nodes) => self.fixture.cluster.spec.nodes = nodes,
+            Happens::Template => self.revision += 1,
+            Happens::Progress => self.progress(),
+            Happens::Loop(writes) => self.operate(writes),
+        }
+    }
+
+    fn hosts(&mut self) -> &mut std::collections::BTreeMap<String, crate::observe::HostView> {
+        self.fixture.observed.hosts.as_mut().unwrap()
+    }
+
+    fn set_member(&mut self, name: &str, state: &str) {
+        for member in self.truth.nodes.iter_mut().filter(|member| member.name == name) {
+            state.clone_into(&mut member.state);
+        }
+    }
+
+    fn heal(&mut self, ordinal: i32) {
+        let name = names::pod("demo", ordinal);
+        self.hosts().insert(host(ordinal), well());
+        if !self.fixture.observed.pods.contains_key(&name) {
+            return;
+        }
+        let now = self.fixture.now;
+        if !self.fixture.pod(ordinal).ready {
+            self.fixture.pod(ordinal).ready = true;
+            self.fixture.pod(ordinal).ready_changed = Some(now);
+        }
+        self.fixture.pod(ordinal).running = true;
+        let known = self.truth.nodes.iter().any(|member| member.name == name);
+        if known {
+            for member in self.truth.nodes.iter_mut().filter(|member| member.name == name) {
+                if member.state == "Down" {
+                    "Up".clone_into(&mut member.state);
+                }
+                self.condemned.remove(&member.id);
+            }
+        } else if !self.is_tombstoned_disk(&name) {
+            self.truth.nodes.push(member(self.next_member, ordinal));
+            self.next_member += 1;
+        }
+    }
+
+    /// A disk whose node the cluster declared dead: its process is refused.
+    fn is_tombstoned_disk(&self, name: &str) -> bool {
+        self.fixture
+            .observed
+            .volumes
+            .get(name)
+            .is_some_and(|volume| volume.uid.starts_with("dead-"))
+    }
+
+    /// The data plane does what it was asked to.
+    fn progress(&mut self) {
+        for member in &mut self.truth.nodes {
+            if member.state == "Draining" {
+                member.ranges = 0;
+            }
+        }
+        let condemned = std::mem::take(&mut self.condemned);
+        for member in self.truth.nodes.clone() {
+            if condemned.contains(&member.id) && member.state == "Down" {
+                let volume = self.fixture.observed.volumes.get_mut(&member.name);
+                if let Some(volume) = volume {
+                    volume.uid = format!("dead-{}", volume.uid);
+                }
+                self.truth.nodes.retain(|other| other.id != member.id);
+            }
+        }
+        let all = self.truth.nodes.iter().all(|member| member.state != "Down");
+        self.truth.ranges.fully_replicated = if all { 10 } else { 0 };
+    }
+
+    /// What is seen, and what Kubernetes' own controllers do.
+    fn look(&mut self) {
+        let alive = self.truth.alive();
+        let all = alive == self.truth.nodes.len();
+        self.truth.ranges.fully_replicated = if all { 10 } else { 3 };
+        self.truth.ranges.unavailable = i64::from(alive * 2 <= self.truth.nodes.len());
+        self.fixture.observed.report = (!self.blind).then(|| self.truth.clone());
+        let set = self.fixture.observed.stateful_set.as_mut().unwrap();
+        set.update_revision = Some(format!("r{}", self.revision));
+        let replicas = set.replicas;
+        for ordinal in 0..replicas {
+            if !self.fixture.observed.pods.contains_key(&names::pod("demo", ordinal)) {
+                let volume =
+                    self.fixture.observed.volumes.get(&names::pod("demo", ordinal)).cloned();
+                self.fixture.add_pod(ordinal);
+                let revision = format!("r{}", self.revision);
+                let now = self.fixture.now;
+                let pod = self.fixture.pod(ordinal);
+                pod.uid = format!("{}-{}", pod.uid, now.as_nanosecond());
+                pod.revision = Some(revision);
+                pod.ready = false;
+                pod.running = false;
+                pod.ready_changed = Some(now);
+                if let Some(volume) = volume.filter(|volume| !volume.terminating) {
+                    self.fixture.observed.volumes.insert(names::pod("demo", ordinal), volume);
+                } else {
+                    let volumes = &mut self.fixture.observed.volumes;
+                    let volume = volumes.get_mut(&names::pod("demo", ordinal)).unwrap();
+                    volume.uid = format!("pvc-{}", now.as_nanosecond());
+                }
+            }
+        }
+        let beyond = |name: &String| names::ordinal("demo", name).unwrap() >= replicas;
+        let gone: Vec<String> =
+            self.fixture.observed.pods.keys().filter(|it| beyond(it)).cloned().collect();
+        for name in gone {
+            self.fixture.observed.pods.remove(&name);
+            self.set_member(&name, "Down");
+        }
+    }
+
+    fn operate(&mut self, writes: u8) {
+        self.look();
+        let before = self.fixture.cluster.clone();
+        let decided = plan(&before, &self.fixture.observed, true, self.fixture.now);
+        self.check(&decided);
+        if writes == 0 {
+            return;
+        }
+        self.fixture.cluster.status = Some(decided.status.clone());
+        // The same once more, from what was written: the same action, nothing new to write.
+        let again = plan(&self.fixture.cluster, &self.fixture.observed, true, self.fixture.now);
+        if decided.status.operation.is_some() && decided.action.is_some() {
+            assert_eq!(again.action, decided.action, "the action stands in the status");
+        }
+        if writes == 1 {
+            return;
+        }
+        self.fixture.observed.stateful_set.as_mut().unwrap().replicas = decided.status.nodes;
+        let Some(action) = decided.action else { return };
+        let outcome = self.carry_out(action);
+        if writes > 2 {
+            let now = self.fixture.now;
+            absorb(self.fixture.cluster.status.as_mut().unwrap(), outcome, now);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Outcome {
+        match action {
+            Action::Drain { node } => self.turn(node, "Up", "Draining"),
+            Action::Undrain { node } => self.turn(node, "Draining", "Up"),
+            Action::Reprotect { node, .. } => {
+                self.condemned.insert(node);
+            }
+            Action::DeletePod { pod, uid } => {
+                if self.fixture.observed.pods.get(&pod).is_some_and(|view| view.uid == uid) {
+                    self.fixture.observed.pods.remove(&pod);
+                    self.set_member(&pod, "Down");
+                }
+            }
+            Action::Replace { pod, pod_uid, volume_uid } => {
+                let volume = self.fixture.observed.volumes.get_mut(&pod);
+                if let Some(volume) = volume.filter(|it| Some(&it.uid) == volume_uid.as_ref()) {
+                    volume.terminating = true;
+                }
+                let view = self.fixture.observed.pods.get(&pod);
+                if view.is_some_and(|view| Some(&view.uid) == pod_uid.as_ref()) {
+                    self.fixture.observed.pods.remove(&pod);
+                }
+            }
+        }
+        Outcome::Accepted(String::new())
+    }
+
+    fn turn(&mut self, node: u64, from: &str, to: &str) {
+        for member in &mut self.truth.nodes {
+            if member.id == node && member.state == from {
+                to.clone_into(&mut member.state);
+                member.ranges = if to == "Up" { 6 } else { member.ranges };
+            }
+        }
+    }
+
+    /// What must hold whatever happened before.
+    fn check(&self, plan: &Plan) {
+        assert!(plan.requeue > Duration::ZERO && plan.requeue <= Duration::from_secs(10));
+        let old = self.fixture.cluster.status.as_ref().unwrap();
+        let seen = self.fixture.observed.report.as_ref();
+        let members = self.truth.nodes.len();
+        if plan.action.is_some() {
+            assert!(plan.status.operation.is_some(), "an action without its intent: {plan:?}");
+        }
+        if plan.status.nodes < old.nodes {
+            assert_eq!(plan.action, None, "two disruptive things at once");
+            assert_eq!(old.nodes - plan.status.nodes, 1);
+            let name = names::pod("demo", plan.status.nodes);
+            let empty = self.truth.nodes.iter().all(|it| it.name != name || it.ranges == 0);
+            assert!(empty && seen.is_some(), "{name} is taken away with what it holds");
+        }
+        match &plan.action {
+            Some(Action::Reprotect { node, .. }) => {
+                let member = self.truth.nodes.iter().find(|member| member.id == *node);
+                assert!(member.is_none_or(|it| !it.is_alive()), "a living node is given up");
+                assert!(seen.is_some_and(Report::has_quorum), "given up without a majority");
+                let unavailable = seen.map_or(0, |seen| seen.ranges.unavailable);
+                assert_eq!(unavailable, 0);
+            }
+            Some(Action::Replace { pod, volume_uid, .. }) => {
+                assert!(self.truth.nodes.iter().all(|member| member.name != *pod));
+                if let Some(uid) = volume_uid {
+                    assert!(
+                        uid.starts_with("dead-"),
+                        "a volume goes whose node is not dead: {uid}"
+                    );
+                }
+            }
+            Some(Action::DeletePod { pod, .. }) => {
+                let alive = self.truth.nodes.iter().filter(|it| it.is_alive());
+                let others = alive.filter(|member| member.name != *pod).count();
+                let was = self.truth.member(pod).is_some_and(crate::observe::Member::is_alive);
+                assert!(!was || others * 2 > members, "{pod} is needed for the majority");
+            }
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_lost_and_all_ends_well(
+        nodes in 3..6i32,
+        policy in prop_oneof![
+            Just(ReplacementPolicy::WhenNodeGone),
+            Just(ReplacementPolicy::AfterReprotect),
+        ],
+        history in prop::collection::vec(happens(), 1..60),
+    ) {
+        let mut world = World::new(nodes, policy);
+        for event in history {
+            world.happen(event);
+        }
+        // The world is well again.
+        world.blind = false;
+        let mut quiet = 0;
+        for _ in 0..400 {
+            for ordinal in 0..9 {
+                let gone = world.is_tombstoned_disk(&names::pod("demo", ordinal));
+                if gone {
+                    // Its host really is gone, so that it can be replaced.
+                    world.hosts().remove(&host(ordinal));
+                    world.happen(Happens::Kill(ordinal));
+                } else {
+                    world.heal(ordinal);
+                }
+            }
+            world.progress();
+            let before = world.fixture.cluster.status.clone();
+            world.operate(3);
+            world.happen(Happens::Pass(35));
+            quiet = if before == world.fixture.cluster.status { quiet + 1 } else { 0 };
+            if quiet > 2 {
+                break;
+            }
+        }
+        let status = world.fixture.status();
+        prop_assert!(status.operation.is_none(), "still busy: {:#?}", status);
+        prop_assert_eq!(status.nodes, world.fixture.cluster.spec.nodes);
+        for store in &status.stores {
+            prop_assert_eq!(store.state, crate::api::status::StoreState::Healthy, "{:#?}", store);
+        }
+        prop_assert_eq!(status.updated_nodes, status.nodes);
+    }
+}

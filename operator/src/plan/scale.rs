@@ -1,0 +1,187 @@
+//! More nodes, and fewer.
+//!
+//! Invariants: pure; before the cluster is formed the number of pods is fixed; a pod is taken away only
+//! when a fresh report says that its node holds nothing, or never knew it; raising `nodes` again at any
+//! time before that takes it all back.
+
+use super::guards;
+use super::operations::{self, Decided};
+use super::{Action, Context};
+use crate::api::spec::HoldfastClusterSpec;
+use crate::api::status::{
+    HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
+};
+
+/// How many pods there are to be now, as far as only adding is concerned.
+pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> i32 {
+    let founders = status.bootstrap_nodes.unwrap_or(spec.nodes);
+    if !status.bootstrapped {
+        return founders.max(status.nodes);
+    }
+    let leaving =
+        status.operation.iter().any(|operation| operation.kind == OperationType::ScaleDown);
+    if leaving { status.nodes } else { status.nodes.max(spec.nodes) }
+}
+
+/// Drains the node with the highest number, if there are to be fewer.
+pub(super) fn begin_down(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    if !status.bootstrapped || context.pods <= context.spec.nodes {
+        return;
+    }
+    let Some(victim) = context.stores.last() else { return };
+    let pod = victim.pod.clone();
+    // One that is unwell is no loss, so nobody waits for it.
+    let unwell = victim.state != StoreState::Healthy;
+    let except = unwell.then_some(pod.as_str());
+    if let Err(refusal) = enough_left(context).and_then(|()| guards::calm(context, except)) {
+        decided.hold("ScaleDown", &pod, refusal);
+        return;
+    }
+    let report = context.observed.report.as_ref();
+    let member = report.and_then(|report| report.member(&pod));
+    let operation = operations::new(
+        context,
+        status,
+        OperationType::ScaleDown,
+        &pod,
+        member.map(|member| member.id as i64),
+        None,
+    );
+    decided.tell(false, "ScaleDownStarted", format!("{pod} is drained and then taken away"));
+    match member {
+        Some(member) => decided.start(operation, Action::Drain { node: member.id }),
+        // The cluster never knew it: there is nothing to drain.
+        None => decided.operation = Some(operation),
+    }
+}
+
+/// Waits until the node holds nothing, or takes it back.
+pub(super) fn go_on(
+    context: &Context<'_>,
+    mut operation: Operation,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    let pod = operation.pod.clone();
+    let ordinal = operations::ordinal_of(&pod).unwrap_or(i32::MAX);
+    if context.pods <= ordinal {
+        decided.tell(false, "ScaleDownCompleted", format!("{pod} is taken away"));
+        return;
+    }
+    if context.spec.nodes > ordinal {
+        decided.tell(false, "ScaleDownCancelled", format!("{pod} stays"));
+        if let Some(id) = operation.store_id {
+            let undrain =
+                operations::new(context, status, OperationType::Undrain, &pod, Some(id), None);
+            decided.start(undrain, Action::Undrain { node: id as u64 });
+        }
+        return;
+    }
+    let Some(report) = &context.observed.report else {
+        decided.operation = Some(operation);
+        return;
+    };
+    if !report.has_quorum() {
+        decided.operation = Some(operation);
+        return;
+    }
+    match report.member(&pod) {
+        None => take_away(context, &operation, status, decided),
+        Some(member) if member.ranges == 0 && operation.phase == Phase::Accepted => {
+            take_away(context, &operation, status, decided);
+        }
+        Some(member) => {
+            // It joined only after the operation began.
+            operation.store_id.get_or_insert(member.id as i64);
+            operations::retry(context, operation, decided, |operation| Action::Drain {
+                node: operation.store_id.unwrap_or(0) as u64,
+            });
+        }
+    }
+}
+
+fn take_away(
+    context: &Context<'_>,
+    operation: &Operation,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    status.nodes -= 1;
+    if let Some(store_id) = operation.store_id {
+        status.parked.retain(|parked| parked.pod != operation.pod);
+        let volume = context.observed.volumes.get(&operation.pod);
+        let volume_uid = volume.map(|volume| volume.uid.clone());
+        status.parked.push(Parked { pod: operation.pod.clone(), store_id, volume_uid });
+    }
+    decided.tell(
+        false,
+        "ScaleDownCompleted",
+        format!("{} holds nothing any more and is taken away; its volume stays", operation.pod),
+    );
+}
+
+/// Takes a node back that was drained by scaling down and is wanted again: either it still belongs to
+/// the cluster and leads again, or it has left for good and its place needs an empty volume.
+pub(super) fn begin_undrain(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    let Some(report) = &context.observed.report else { return };
+    if guards::quorum(context).is_err() {
+        return;
+    }
+    let wanted: Vec<Parked> = status
+        .parked
+        .iter()
+        .filter(|parked| context.stores.iter().any(|store| store.pod == parked.pod))
+        .filter(|parked| {
+            operations::ordinal_of(&parked.pod).is_some_and(|at| at < context.spec.nodes)
+        })
+        .cloned()
+        .collect();
+    for parked in wanted {
+        match report.by_id(parked.store_id) {
+            Some(member) if member.state == "Draining" => {
+                let operation = operations::new(
+                    context,
+                    status,
+                    OperationType::Undrain,
+                    &parked.pod,
+                    Some(parked.store_id),
+                    None,
+                );
+                decided.start(operation, Action::Undrain { node: member.id });
+                return;
+            }
+            Some(member) if member.state == "Down" => {}
+            None if operations::replace_dead_volume(context, status, decided, &parked) => return,
+            // It leads again, or came with another volume.
+            _ => status.parked.retain(|other| *other != parked),
+        }
+    }
+}
+
+/// As many nodes stay, and are well, as a range has copies.
+fn enough_left(context: &Context<'_>) -> Result<(), guards::Refusal> {
+    if context.pods - 1 < context.spec.replicas {
+        return Err((
+            "TooFewNodes",
+            format!(
+                "{} nodes would be fewer than the {} copies of each range",
+                context.pods - 1,
+                context.spec.replicas
+            ),
+        ));
+    }
+    let staying = &context.stores[..context.stores.len().saturating_sub(1)];
+    let well = staying.iter().filter(|store| store.state == StoreState::Healthy).count();
+    if well < context.spec.replicas as usize {
+        return Err(("TooFewNodes", format!("only {well} of the nodes that stay are well")));
+    }
+    Ok(())
+}
