@@ -349,6 +349,17 @@ func txnOrderCases() []Case {
 			s.Revoke(s.LeaseID(1))
 			s.All("")
 		}},
+		{"txn/delete-many-keys-and-put", func(s *Script) {
+			for batch := range 5 {
+				many := make([]*pb.RequestOp, maxTxnOps)
+				for i := range many {
+					many[i] = put(s.Key(fmt.Sprintf("many/%03d", batch*maxTxnOps+i)), "v")
+				}
+				s.Txn(&pb.TxnRequest{Success: many})
+			}
+			s.Txn(&pb.TxnRequest{Success: ops(put(s.Key("a"), "1"), del(s.Key("many/"), s.End("many/")), get(s.Key("many/007")))})
+			s.All("")
+		}},
 		{"txn/delete-whole-prefix", func(s *Script) {
 			s.Puts("a", "b", "c")
 			s.Txn(&pb.TxnRequest{Success: ops(deleteOp(&pb.DeleteRangeRequest{Key: s.Key(""), RangeEnd: s.End(""), PrevKv: true}))})
