@@ -1,9 +1,13 @@
 //! What makes no sense is refused with one clear line and a stable exit code, and nothing changes.
 
-use super::cluster::{Ports, run_to_end};
+use super::cluster::{Cluster, Ports, run_to_end, wait_for};
+use super::history::connect;
+use holdfast_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use tokio::runtime::Runtime;
+use tonic::Code;
 
 fn flags<'a>(data: &'a str, addresses: &'a [String; 3]) -> Vec<&'a str> {
     let [client, peer, http] = addresses;
@@ -153,4 +157,51 @@ fn a_cluster_that_is_not_there_is_told_with_its_own_code() {
         assert_eq!(code, 4, "{arguments:?}: {words}");
         assert!(words.contains(&endpoint), "{words}");
     }
+}
+
+#[test]
+fn a_full_disk_refuses_what_needs_room_and_serves_the_rest() {
+    let Some(cluster) = Cluster::start_on_small_disk(300, &["--nodes", "1"]) else {
+        eprintln!("SKIPPED: this user cannot mount a small disk");
+        return;
+    };
+    let runtime = Runtime::new().unwrap();
+    let put = |key: &str| {
+        let key = key.as_bytes().to_vec().into();
+        let request = PutRequest { key, value: vec![7; 1000].into(), ..PutRequest::default() };
+        runtime.block_on(connect(&runtime, &cluster.endpoint(1)).put(request))
+    };
+    put("before").unwrap();
+    let filler = cluster.directory.path().join("filler");
+    fill(&filler, 0.96);
+    wait_for("the refusal", || put("meanwhile").is_err());
+    let refusal = put("meanwhile").unwrap_err();
+    assert_eq!(refusal.message(), "etcdserver: mvcc: database space exceeded");
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+
+    let mut client = connect(&runtime, &cluster.endpoint(1));
+    let read = RangeRequest { key: b"before".to_vec().into(), ..RangeRequest::default() };
+    assert_eq!(runtime.block_on(client.range(read)).unwrap().into_inner().count, 1);
+    let delete = DeleteRangeRequest { key: b"before".to_vec().into(), ..Default::default() };
+    assert_eq!(runtime.block_on(client.delete_range(delete)).unwrap().into_inner().deleted, 1);
+
+    std::fs::remove_file(&filler).unwrap();
+    wait_for("room", || put("after").is_ok());
+
+    // Not even a full disk stops the node: it has given up its reserve.
+    fill(&filler, 1.0);
+    wait_for("the refusal", || put("again").is_err());
+    std::fs::remove_file(&filler).unwrap();
+    wait_for("room", || put("again").is_ok());
+}
+
+/// Fills the file system of `path` until so much of it is used.
+fn fill(path: &Path, fraction: f64) {
+    let stat = nix::sys::statvfs::statvfs(path.parent().unwrap()).unwrap();
+    let (total, free) = (stat.blocks(), stat.blocks_available());
+    let wanted = (total as f64 * fraction) as u64;
+    let blocks = wanted.saturating_sub(total - free).min(free);
+    let file = std::fs::File::create(path).unwrap();
+    let bytes = blocks * stat.fragment_size();
+    nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).unwrap()).unwrap();
 }

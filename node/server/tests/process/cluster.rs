@@ -52,6 +52,8 @@ pub(crate) struct Cluster {
     pub(crate) directory: TempDir,
     pub(crate) ports: Ports,
     supervisors: Vec<Supervisor>,
+    /// The directory is a small disk of its own.
+    mounted: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -67,9 +69,29 @@ impl Cluster {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         let ports = Ports::claim();
-        let mut cluster = Self { directory, ports, supervisors: Vec::new(), _turn: turn };
+        let mut cluster =
+            Self { directory, ports, supervisors: Vec::new(), mounted: false, _turn: turn };
         cluster.run(flags);
         cluster
+    }
+
+    /// A new cluster on a disk of its own of so many MiB; `None` where this user cannot make one.
+    pub(crate) fn start_on_small_disk(mebibytes: u64, flags: &[&str]) -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(directory.path())
+            .output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let ports = Ports::claim();
+        let mut cluster =
+            Self { directory, ports, supervisors: Vec::new(), mounted: true, _turn: turn };
+        cluster.run(flags);
+        Some(cluster)
     }
 
     /// Starts all nodes of a stopped cluster again.
@@ -169,6 +191,10 @@ impl Drop for Cluster {
             // Killing the supervisor ends its nodes: their standard input closes.
             drop(supervisor.child.kill());
             drop(supervisor.child.wait());
+        }
+        if self.mounted {
+            // Lazily: the nodes may need a moment to end.
+            drop(Command::new("umount").arg("--lazy").arg(self.directory.path()).status());
         }
         if std::thread::panicking() {
             for node in 1..=3 {

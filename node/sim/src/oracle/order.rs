@@ -17,7 +17,8 @@ enum Step<'a> {
     WatchCall(usize),
 }
 
-pub(super) fn check(oracle: &Oracle, owners: &BTreeMap<Revision, Owner>) -> Result<(), String> {
+/// Everything in the order in which it happened.
+fn steps(oracle: &Oracle) -> Vec<(u64, Step<'_>)> {
     let mut steps: Vec<(u64, Step<'_>)> = Vec::new();
     for record in &oracle.ops {
         steps.push((record.invoked.order, Step::Call(record)));
@@ -32,18 +33,42 @@ pub(super) fn check(oracle: &Oracle, owners: &BTreeMap<Revision, Owner>) -> Resu
         }
     }
     steps.sort_by_key(|(order, _)| *order);
+    steps
+}
+
+/// The newest revision that anybody had seen when each operation was called, by operation.
+pub(super) fn floors(oracle: &Oracle) -> BTreeMap<u64, Revision> {
+    let mut floor: Revision = 1;
+    let mut floors = BTreeMap::new();
+    for (_, step) in steps(oracle) {
+        match step {
+            Step::Call(record) => {
+                floors.insert(record.id, floor);
+            }
+            Step::Return(record) => {
+                if let Some((_, Ok(response))) = &record.returned {
+                    floor = floor.max(header(response).unwrap_or(0));
+                }
+            }
+            Step::Told(revision) => floor = floor.max(revision),
+            Step::WatchCall(_) => {}
+        }
+    }
+    floors
+}
+
+pub(super) fn check(oracle: &Oracle, owners: &BTreeMap<Revision, Owner>) -> Result<(), String> {
     let mut wrote: BTreeMap<u64, Revision> = BTreeMap::new();
     for (revision, owner) in owners {
         if let Owner::Op(id) = owner {
             wrote.insert(*id, *revision);
         }
     }
+    let floors = floors(oracle);
     let mut floor: Revision = 1;
-    let mut floors: BTreeMap<u64, Revision> = BTreeMap::new();
-    for (_, step) in steps {
+    for (_, step) in steps(oracle) {
         match step {
             Step::Call(record) => {
-                floors.insert(record.id, floor);
                 // Also those whose outcome stayed open must not reach back in time.
                 if let Some(revision) = wrote.get(&record.id)
                     && *revision <= floor

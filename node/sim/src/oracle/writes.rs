@@ -1,7 +1,7 @@
 //! Answers are right, and every change was asked for exactly once.
 
 use super::evaluate::evaluate;
-use super::leases;
+use super::{leases, order};
 use super::{OpRecord, Oracle};
 use crate::history::{Change, History, key_value};
 use bytes::Bytes;
@@ -205,6 +205,7 @@ fn attribute_rest(
         .filter(|record| record.op().is_some_and(|op| !op.is_read_only()))
         .collect();
     let lives = leases::lives(oracle);
+    let floors = order::floors(oracle);
     let mut wanted: Vec<(Revision, Vec<usize>)> = Vec::new();
     for (revision, change) in history.changes() {
         if owners.contains_key(revision) {
@@ -221,6 +222,8 @@ fn attribute_rest(
             .iter()
             .enumerate()
             .filter(|(_, record)| record.invoked.at <= change.at)
+            // What was called after this revision had been seen did not make it.
+            .filter(|(_, record)| floors[&record.id] < *revision)
             .filter(|(_, record)| {
                 let op = record.op().expect("filtered above");
                 evaluate(op, revision - 1, *revision, history).changes == found
