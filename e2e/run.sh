@@ -3,7 +3,7 @@
 # operator, runs the tests, and takes everything away again. See README.md beside this file.
 #
 #   run.sh                 all tests
-#   run.sh NAME...         those whose names contain NAME
+#   run.sh NAME            those whose names contain NAME
 #   run.sh --keep [...]    leaves the cluster for looking at; remove it with cluster/down
 #
 # The cluster is the one of KUBECONFIG if that is set (it must have the images), else kind if that

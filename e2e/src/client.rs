@@ -1,7 +1,7 @@
 //! A client that writes and reads without pause and records what it saw.
 //!
 //! Each key has one writer, which writes 1, 2, 3, …, and one reader, each with a connection of its
-//! own, so that a Service spreads them. Requests are never repeated: what fails is counted. So the
+//! own, so that a Service spreads them. What was sent is never repeated: what fails is counted. So the
 //! value that a read returns says which writes had happened, and three things can be told from the
 //! answers alone: an acknowledged write is lost, a read is stale, an answer is impossible.
 

@@ -75,7 +75,7 @@ impl Recorder {
     /// A request failed.
     pub(super) fn failed(&self, ended: &Ended<'_>, status: &Status) {
         let code = format!("{:?}", status.code());
-        let line = request(ended, Some(format!("{code}: {}", status.message())));
+        let line = request(ended, Some(format!("{code}: {}", causes(status))));
         let mut counted = self.counted.lock();
         counted.summary.failed += 1;
         *counted.summary.failures.entry(code).or_default() += 1;
@@ -145,6 +145,18 @@ impl Counted {
         summary.longest_key_gap_ms =
             summary.longest_key_gap_ms.max(milliseconds(now - last_of_key));
     }
+}
+
+/// The message of a failure with everything that it came from.
+fn causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 fn request(ended: &Ended<'_>, error: Option<String>) -> Request {

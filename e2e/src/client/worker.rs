@@ -8,8 +8,8 @@ use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest, ResponseHeader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 /// How long the last read of a key may take, with repetitions: longer than an election.
 const LAST_READ: Duration = Duration::from_secs(30);
@@ -38,8 +38,15 @@ impl Worker {
                 ..Default::default()
             };
             let began = Instant::now();
-            let answer = limited(self.deadline, client.put(put)).await;
-            match answer {
+            let answer = limited(self.deadline, async {
+                loop {
+                    match client.put(put.clone()).await {
+                        Err(status) if never_sent(&status) => {}
+                        answer => return answer,
+                    }
+                }
+            });
+            match answer.await {
                 Ok(response) => {
                     let header = response.header.unwrap_or_default();
                     gateway = node(&header);
@@ -61,7 +68,15 @@ impl Worker {
         while self.goes_on().await {
             let least = self.key.at_least();
             let began = Instant::now();
-            match limited(self.deadline, client.range(get(&self.key))).await {
+            let answer = limited(self.deadline, async {
+                loop {
+                    match client.range(get(&self.key)).await {
+                        Err(status) if never_sent(&status) => {}
+                        answer => return answer,
+                    }
+                }
+            });
+            match answer.await {
                 Ok(response) => {
                     gateway = node(&response.header.unwrap_or_default());
                     let value = response.kvs.first().map(|pair| pair.value.as_ref());
@@ -105,6 +120,13 @@ pub(super) async fn last_read(key: &Key, endpoint: &Endpoint) -> Result<Option<V
 
 fn get(key: &Key) -> RangeRequest {
     RangeRequest { key: key.name.clone().into(), ..Default::default() }
+}
+
+/// Whether a request failed before it left this process, because its connection was just being
+/// closed. Clients of gRPC repeat such a request by themselves; this library leaves it to its user.
+fn never_sent(status: &Status) -> bool {
+    // A server's own answer has no cause here.
+    status.code() == Code::Cancelled && std::error::Error::source(status).is_some()
 }
 
 /// The node that answered.

@@ -21,7 +21,9 @@ pub(crate) async fn the_others_go_on_and_it_returns(world: &World) {
     let number = world.number_of(RECORDER, &pod).await;
     world.fault(&["back-cut", &world.namespace, &pod]);
     world
-        .await_gateway("to leave it out", OUT_WITHIN, |pods| !pods.is_empty() && !pods.contains(&pod))
+        .await_gateway("to leave it out", OUT_WITHIN, |pods| {
+            !pods.is_empty() && !pods.contains(&pod)
+        })
         .await;
     world
         .await_cluster("to suspect the node", SUSPECT_WITHIN, |cluster| {

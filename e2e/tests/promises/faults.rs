@@ -15,7 +15,8 @@ impl Faults {
 
     /// Makes a fault, or takes it back.
     pub(crate) fn run(&self, arguments: &[&str]) {
-        let output = Command::new(&self.0).args(arguments).output().expect("the fault program runs");
+        let output =
+            Command::new(&self.0).args(arguments).output().expect("the fault program runs");
         assert!(
             output.status.success(),
             "fault {}: {}",

@@ -18,7 +18,9 @@ pub(crate) async fn it_takes_part_without_clients(world: &World) {
     let before = world.pods().await.into_iter().find(|found| found.name_any() == pod);
     world.fault(&["front-cut", &world.namespace, &pod]);
     world
-        .await_gateway("to leave it out", OUT_WITHIN, |pods| !pods.is_empty() && !pods.contains(&pod))
+        .await_gateway("to leave it out", OUT_WITHIN, |pods| {
+            !pods.is_empty() && !pods.contains(&pod)
+        })
         .await;
     // Its peers hear it: to them it is up, with all its copies, and nothing is lost.
     let cluster = world
@@ -28,7 +30,11 @@ pub(crate) async fn it_takes_part_without_clients(world: &World) {
                 && view::is_true(cluster, "FullyReplicated")
         })
         .await;
-    assert_eq!(cluster.data["status"]["operation"], serde_json::Value::Null, "nothing is done to it");
+    assert_eq!(
+        cluster.data["status"]["operation"],
+        serde_json::Value::Null,
+        "nothing is done to it"
+    );
     recording.await_progress().await;
     world.fault(&["front-heal", &world.namespace, &pod]);
     world.await_gateway("to have it again", OUT_WITHIN, |pods| pods.len() == 3).await;

@@ -18,7 +18,8 @@ pub(crate) async fn the_others_serve_and_it_returns(world: &World) {
     world.make_cluster().await;
     // One that the operator does not run on: its own loss is another test's.
     let operators = world.operators::<Pod>().list(&ListParams::default()).await;
-    let taken: Vec<String> = operators.expect("pods can be listed").iter().map(machine_of).collect();
+    let taken: Vec<String> =
+        operators.expect("pods can be listed").iter().map(machine_of).collect();
     let pods = world.pods().await;
     let victim = pods
         .iter()

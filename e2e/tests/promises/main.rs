@@ -86,7 +86,8 @@ fn main() -> ExitCode {
         .map(|entry| {
             let ignored = no_cluster || (entry.needs_faults && faults.is_none());
             let (runtime, faults) = (Arc::clone(&runtime), faults.clone());
-            Trial::test(entry.name, move || run(&runtime, &entry, faults)).with_ignored_flag(ignored)
+            Trial::test(entry.name, move || run(&runtime, &entry, faults))
+                .with_ignored_flag(ignored)
         })
         .collect();
     if no_cluster {

@@ -1,9 +1,7 @@
 //! The operator dies in the middle, or there are two (principle: it proposes, the quorum disposes):
 //! the cluster comes up all the same, once, and a running one is not touched.
 
-use crate::world::{
-    OPERATOR, PATIENCE, World, from_json, identities, small,
-};
+use crate::world::{OPERATOR, PATIENCE, World, from_json, identities, small};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -70,7 +68,8 @@ pub(crate) async fn two_operators_do_no_harm(world: &World) {
     let recording = world.record(None).await;
     // Time in which they could quarrel: each sees the resource several times.
     for round in 0..3 {
-        let patch = json!({"metadata": {"annotations": {"holdfast.dev/e2e-round": round.to_string()}}});
+        let patch =
+            json!({"metadata": {"annotations": {"holdfast.dev/e2e-round": round.to_string()}}});
         world
             .clusters()
             .patch("demo", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch))

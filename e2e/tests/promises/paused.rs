@@ -18,7 +18,9 @@ pub(crate) async fn a_pod_that_stands_still_leaves_the_gateway_and_returns(world
     let number = world.number_of(RECORDER, &pod).await;
     world.fault(&["pause", &world.namespace, &pod]);
     let took = world
-        .await_gateway("to leave it out", OUT_WITHIN, |pods| !pods.is_empty() && !pods.contains(&pod))
+        .await_gateway("to leave it out", OUT_WITHIN, |pods| {
+            !pods.is_empty() && !pods.contains(&pod)
+        })
         .await;
     eprintln!("    out of the gateway after {:.1} s", took.as_secs_f64());
     recording.await_progress().await;

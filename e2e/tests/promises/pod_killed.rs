@@ -13,7 +13,8 @@ pub(crate) async fn a_deleted_pod_costs_no_request(world: &World) {
     world.make_cluster().await;
     let recording = world.record(None).await;
     let pod = leader(world).await;
-    let before = world.api::<k8s_openapi::api::core::v1::Pod>().get(&pod).await.expect("it is there");
+    let before =
+        world.api::<k8s_openapi::api::core::v1::Pod>().get(&pod).await.expect("it is there");
     world
         .api::<k8s_openapi::api::core::v1::Pod>()
         .delete(&pod, &DeleteParams::default())

@@ -27,8 +27,13 @@ impl<'a> Recording<'a> {
     /// Starts the pod and waits until every worker had an answer.
     pub(crate) async fn start(world: &'a World, not_on: Option<&str>) -> Self {
         let endpoint = format!("--endpoint={}", gateway());
-        let arguments =
-            ["client", &endpoint, "--cacert=/tls/ca.crt", "--cert=/tls/tls.crt", "--key=/tls/tls.key"];
+        let arguments = [
+            "client",
+            &endpoint,
+            "--cacert=/tls/ca.crt",
+            "--cert=/tls/tls.crt",
+            "--key=/tls/tls.key",
+        ];
         world.run_client(RECORDER, &arguments, not_on).await;
         let recording = Self { world };
         recording.await_summary("writes", |summary| summary.puts > 100).await;
@@ -46,8 +51,7 @@ impl<'a> Recording<'a> {
     }
 
     async fn await_summary(&self, what: &str, mut wanted: impl FnMut(&Summary) -> bool) {
-        let parameters =
-            LogParams { follow: true, tail_lines: Some(1), ..LogParams::default() };
+        let parameters = LogParams { follow: true, tail_lines: Some(1), ..LogParams::default() };
         let pods = self.world.api::<Pod>();
         let mut last = None;
         let found = tokio::time::timeout(PATIENCE, async {

@@ -8,8 +8,8 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{
-    ApiResource, AttachParams, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams,
-    Patch, PatchParams, PostParams,
+    ApiResource, AttachParams, DeleteParams, DynamicObject, GroupVersionKind, ListParams,
+    LogParams, Patch, PatchParams, PostParams,
 };
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -95,7 +95,10 @@ impl World {
         self.until_none::<StatefulSet>("StatefulSets").await;
         let all = ListParams::default();
         let claims = self.api::<PersistentVolumeClaim>();
-        claims.delete_collection(&DeleteParams::default(), &all).await.expect("claims can be deleted");
+        claims
+            .delete_collection(&DeleteParams::default(), &all)
+            .await
+            .expect("claims can be deleted");
         self.until_none::<PersistentVolumeClaim>("claims").await;
         let gateway = format!("{CLUSTER}-gateway");
         let gone = await_object(self.api::<Service>(), &gateway, PATIENCE, |found| found.is_none());
@@ -122,7 +125,10 @@ impl World {
         let found = tokio::time::timeout(PATIENCE, async {
             while let Some(event) = events.next().await {
                 // Complete only after the first list.
-                let listed = !matches!(event, Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_));
+                let listed = !matches!(
+                    event,
+                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_)
+                );
                 if listed && reader.state().is_empty() {
                     return;
                 }
@@ -185,9 +191,8 @@ impl World {
         within: Duration,
         wanted: impl Fn(&DynamicObject) -> bool,
     ) -> DynamicObject {
-        let found = await_object(self.clusters(), CLUSTER, within, |cluster| {
-            cluster.is_some_and(&wanted)
-        });
+        let found =
+            await_object(self.clusters(), CLUSTER, within, |cluster| cluster.is_some_and(&wanted));
         match found.await {
             Ok(cluster) => cluster.expect("only a present cluster is as wanted"),
             Err(last) => panic!(
@@ -218,7 +223,8 @@ impl World {
 
     /// The cluster's pods, by name.
     pub(crate) async fn pods(&self) -> Vec<Pod> {
-        let selector = format!("app.kubernetes.io/instance={CLUSTER},app.kubernetes.io/component=node");
+        let selector =
+            format!("app.kubernetes.io/instance={CLUSTER},app.kubernetes.io/component=node");
         let mut pods = self
             .api::<Pod>()
             .list(&ListParams::default().labels(&selector))
@@ -239,7 +245,8 @@ impl World {
         let began = Instant::now();
         let selector = format!("kubernetes.io/service-name={CLUSTER}-gateway");
         let configuration = watcher::Config::default().labels(&selector);
-        let mut slices = pin!(watcher(self.api::<EndpointSlice>(), configuration).applied_objects());
+        let mut slices =
+            pin!(watcher(self.api::<EndpointSlice>(), configuration).applied_objects());
         let mut last = Vec::new();
         let found = tokio::time::timeout(within, async {
             while let Some(slice) = slices.next().await {
@@ -315,12 +322,6 @@ impl World {
                     "image": image("e2e"),
                     "imagePullPolicy": "IfNotPresent",
                     "args": arguments,
-                    "env": [
-                        {"name": "ETCDCTL_ENDPOINTS", "value": gateway()},
-                        {"name": "ETCDCTL_CACERT", "value": "/tls/ca.crt"},
-                        {"name": "ETCDCTL_CERT", "value": "/tls/tls.crt"},
-                        {"name": "ETCDCTL_KEY", "value": "/tls/tls.key"},
-                    ],
                     "securityContext": {
                         "allowPrivilegeEscalation": false,
                         "readOnlyRootFilesystem": true,
@@ -343,11 +344,25 @@ impl World {
         Recording::start(self, not_on).await
     }
 
-    /// The node's number, as answers carry it, of a pod: asked through a client pod.
+    /// Runs etcdctl in a client pod against the gateway; with the cluster's client certificate.
+    pub(crate) async fn etcdctl(&self, pod: &str, arguments: &[&str]) -> Result<String, String> {
+        self.etcdctl_at(&gateway(), pod, arguments).await
+    }
+
+    /// The same against one address.
+    async fn etcdctl_at(&self, url: &str, pod: &str, arguments: &[&str]) -> Result<String, String> {
+        let endpoints = format!("--endpoints={url}");
+        let mut command = vec!["etcdctl", &endpoints];
+        command.extend(["--cacert=/tls/ca.crt", "--cert=/tls/tls.crt", "--key=/tls/tls.key"]);
+        command.extend(arguments);
+        self.exec(pod, &command).await
+    }
+
+    /// The number of a pod's node, as answers carry it: asked through a client pod.
     pub(crate) async fn number_of(&self, client: &str, pod: &str) -> String {
-        let endpoint = format!("--endpoints=https://{pod}.{CLUSTER}-peers.{}.svc:2379", self.namespace);
-        let command = ["etcdctl", &endpoint, "endpoint", "status", "--write-out=json"];
-        let answer = self.exec(client, &command).await.expect("the node answers");
+        let url = format!("https://{pod}.{CLUSTER}-peers.{}.svc:2379", self.namespace);
+        let arguments = ["endpoint", "status", "--write-out=json"];
+        let answer = self.etcdctl_at(&url, client, &arguments).await.expect("the node answers");
         let status: Value = serde_json::from_str(&answer).expect("etcdctl prints JSON");
         let number = status[0]["Status"]["header"]["member_id"].as_u64().expect("it has a number");
         format!("{number:x}")
