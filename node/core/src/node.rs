@@ -26,6 +26,7 @@ use crate::sequencer::Sequencer;
 use crate::session::Session;
 use crate::state::{ApplyBatch, StateReads};
 use crate::status::Counters;
+use raft::eraftpb::MessageType;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -480,7 +481,7 @@ impl Node {
             let Some(node) = replica.node_of(to).or(replica.last_leader) else {
                 continue;
             };
-            if message.get_msg_type() == raft::eraftpb::MessageType::MsgSnapshot {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
                 replica.group.log_mut().set_snapshot(None);
                 let from = replica.group.me();
                 self.counters.snapshots_sent += 1;
@@ -649,7 +650,9 @@ impl Node {
                 return;
             }
         }
-        if replica.asleep {
+        // The answers to a leader's last heartbeats come after it fell asleep.
+        let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
+        if replica.asleep && !(late && replica.group.is_leader()) {
             replica.asleep = false;
             replica.idle_ticks = 0;
         }

@@ -60,6 +60,10 @@ impl Node {
             .map(|(range, _)| *range)
             .collect();
         for range in ranges {
+            // Before the tick, which makes a leader's next heartbeats.
+            if self.consider_sleep(range) {
+                continue;
+            }
             let Some(replica) = self.replicas.get_mut(&range) else { continue };
             if replica.descriptor.is_none() {
                 continue;
@@ -79,7 +83,6 @@ impl Node {
             self.dirty.insert(range);
             self.finish_joint(range);
             self.settle_timeout(range);
-            self.consider_sleep(range);
             self.consider_rebalance(range);
         }
     }
@@ -231,13 +234,14 @@ impl Node {
 
     // Sleep.
 
-    fn consider_sleep(&mut self, range: RangeId) {
+    /// Puts a range without work to sleep, on all its nodes. True if it sleeps from now on.
+    fn consider_sleep(&mut self, range: RangeId) -> bool {
         if range == META_RANGE {
-            return;
+            return false;
         }
         let peers = &self.peers;
         let me = self.config.node;
-        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(replica) = self.replicas.get_mut(&range) else { return false };
         let all_here = replica.descriptor.as_ref().is_some_and(|own| {
             own.replicas.iter().all(|member| {
                 member.node == me || peers.get(&member.node).is_some_and(|peer| !peer.down)
@@ -250,7 +254,7 @@ impl Node {
             || !replica.group.is_quiet()
             || !replica.group.all_caught_up(replica.applied.index)
         {
-            return;
+            return false;
         }
         replica.asleep = true;
         let message =
@@ -264,6 +268,7 @@ impl Node {
         for node in members {
             self.send(node, message.clone());
         }
+        true
     }
 
     pub(super) fn quiesce(&mut self, range: RangeId, term: Term, index: u64) {

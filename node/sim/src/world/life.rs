@@ -117,7 +117,7 @@ impl World {
         let Options { election_ms, log_budget, sabotage, .. } = self.options;
         let sim = self.sim(node);
         sim.starting = false;
-        if sim.core.is_some() {
+        if sim.core.is_some() || sim.removed {
             return;
         }
         sim.life += 1;
