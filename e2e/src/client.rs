@@ -92,7 +92,7 @@ pub async fn run(arguments: ClientArgs) -> ExitCode {
     loop {
         tokio::select! {
             () = &mut end => break,
-            _ = every.tick() => recorder.say(&Line::Summary(recorder.summary())),
+            _ = every.tick() => record::say(&Line::Summary(recorder.summary())),
         }
     }
     stop.send_replace(true);
@@ -105,18 +105,18 @@ pub async fn run(arguments: ClientArgs) -> ExitCode {
             Ok(value) => {
                 if let Some(what) = key.judge_last(value) {
                     summary.lost += 1;
-                    recorder.wrong(&key, what);
+                    record::wrong(&key, what);
                 }
             }
             Err(what) => {
                 summary.lost += 1;
-                recorder.wrong(&key, what);
+                record::wrong(&key, what);
             }
         }
     }
     summary.last = true;
     let right = summary.lost + summary.stale + summary.impossible == 0;
-    recorder.say(&Line::Summary(summary));
+    record::say(&Line::Summary(summary));
     if right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -68,7 +68,7 @@ impl Recorder {
         }
         drop(counted);
         if self.all {
-            self.say(&Line::Request(request(ended, None)));
+            say(&Line::Request(request(ended, None)));
         }
     }
 
@@ -81,7 +81,7 @@ impl Recorder {
         *counted.summary.failures.entry(code).or_default() += 1;
         *counted.summary.failed_gateways.entry(line.gateway.clone()).or_default() += 1;
         drop(counted);
-        self.say(&Line::Request(line));
+        say(&Line::Request(line));
     }
 
     /// A read was answered; counts what is wrong with the answer.
@@ -90,11 +90,11 @@ impl Recorder {
             Verdict::Right => {}
             Verdict::Stale(what) => {
                 self.counted.lock().summary.stale += 1;
-                self.wrong(key, what);
+                wrong(key, what);
             }
             Verdict::Impossible(what) => {
                 self.counted.lock().summary.impossible += 1;
-                self.wrong(key, what);
+                wrong(key, what);
             }
         }
     }
@@ -111,13 +111,8 @@ impl Recorder {
         if revision <= before {
             counted.summary.impossible += 1;
             drop(counted);
-            self.wrong(key, format!("written at revision {revision}, but {before} was before it"));
+            wrong(key, format!("written at revision {revision}, but {before} was before it"));
         }
-    }
-
-    /// Prints something wrong.
-    pub(super) fn wrong(&self, key: &Key, what: String) {
-        self.say(&Line::Wrong(Wrong { at_ms: now_ms(), key: key.name.clone(), what }));
     }
 
     /// Everything so far; a gap that has not ended counts up to now.
@@ -129,13 +124,6 @@ impl Recorder {
         counted.note_gaps(now, last, oldest);
         Summary { at_ms: now_ms(), ..counted.summary.clone() }
     }
-
-    /// Prints a line. A reader that went away does not matter: nothing is left to tell it.
-    pub(super) fn say(&self, line: &Line) {
-        let mut text = serde_json::to_string(line).expect("reports are plain data");
-        text.push('\n');
-        drop(std::io::stdout().lock().write_all(text.as_bytes()));
-    }
 }
 
 impl Counted {
@@ -145,6 +133,18 @@ impl Counted {
         summary.longest_key_gap_ms =
             summary.longest_key_gap_ms.max(milliseconds(now - last_of_key));
     }
+}
+
+/// Prints something wrong.
+pub(super) fn wrong(key: &Key, what: String) {
+    say(&Line::Wrong(Wrong { at_ms: now_ms(), key: key.name.clone(), what }));
+}
+
+/// Prints a line. A reader that went away does not matter: nothing is left to tell it.
+pub(super) fn say(line: &Line) {
+    let mut text = serde_json::to_string(line).expect("reports are plain data");
+    text.push('\n');
+    drop(std::io::stdout().lock().write_all(text.as_bytes()));
 }
 
 /// The message of a failure with everything that it came from.

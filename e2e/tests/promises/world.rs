@@ -35,7 +35,7 @@ pub(crate) const OPERATOR: &str = "holdfast-operator";
 /// Longer than anything takes that works at all, on a slow machine too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// Log lines of each pod that a failed test prints.
-const LOG_LINES: i64 = 40;
+const LOG_LINES: i64 = 20;
 
 /// A namespace of one test.
 pub(crate) struct World {
