@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, PersistentVolumeClaim, Pod};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How old a report of the nodes may be.
@@ -179,10 +179,25 @@ impl Report {
         self.nodes.iter().filter(|member| member.is_alive()).count()
     }
 
+    /// How many places there are for nodes. One whose disk was emptied is there twice: as what it was
+    /// and as what it is.
+    pub fn places(&self) -> usize {
+        let names: BTreeSet<&str> = self.nodes.iter().map(|member| member.name.as_str()).collect();
+        names.len()
+    }
+
     /// A majority of the nodes answers and somebody leads the meta range: what the report says is
     /// the cluster's view and not that of a part that was cut off.
     pub fn has_quorum(&self) -> bool {
-        self.sequencer.is_some() && self.alive() * 2 > self.nodes.len()
+        self.sequencer.is_some() && self.alive() * 2 > self.places()
+    }
+
+    /// Nodes that can never come back, because another one lives in their place.
+    pub fn superseded(&self) -> impl Iterator<Item = &Member> {
+        self.nodes.iter().filter(|old| {
+            old.state == "Down"
+                && self.member(&old.name).is_some_and(|new| new.id != old.id && new.is_alive())
+        })
     }
 }
 

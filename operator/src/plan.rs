@@ -155,10 +155,12 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         pods,
     };
     let mut decided = operations::Decided::default();
+    let busy = operation.is_some();
     if let Some(operation) = operation {
         operations::go_on(&context, operation, &mut status, &mut decided);
     }
-    if decided.operation.is_none() && valid && !cluster.spec.paused {
+    // What an operation has changed is looked at once more before the next begins.
+    if !busy && valid && !cluster.spec.paused {
         operations::begin(&context, &mut status, &mut decided);
     } else if decided.operation.is_some() {
         context.operation = decided.operation.as_ref();
@@ -178,7 +180,8 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         report.ranges.total > 0 && report.ranges.fully_replicated == report.ranges.total
     });
     status.next = next(&cluster.spec, &status, observed, valid, fully_replicated);
-    let requeue = requeue(&status, observed, decided.action.is_some(), fully_replicated, now);
+    let acts = decided.action.is_some() || busy != status.operation.is_some();
+    let requeue = requeue(&status, observed, acts, fully_replicated, now);
     let held = held(&status);
     Plan { status, action: decided.action, notices, requeue, fully_replicated, held }
 }

@@ -1,5 +1,4 @@
-//! The rights that the operator needs, for whoever writes its Roles. A test compares the chart with
-//! this list, so it is exact: nothing that is missing here is used, nothing here is unused.
+//! The rights that the operator needs, exactly, for whoever writes its Roles.
 //!
 //! Invariant: with `--namespace` given, Secrets are read in those namespaces alone, by a Role in each,
 //! never by a ClusterRole. Only who runs the operator without it has to bind [`NAMESPACED`] everywhere.
@@ -17,54 +16,38 @@ pub struct Rule {
 
 /// For a Role in every watched namespace.
 pub const NAMESPACED: &[Rule] = &[
-    Rule {
-        group: "holdfast.dev",
-        resources: &["holdfastclusters"],
-        verbs: &["get", "list", "watch"],
-    },
-    Rule {
-        group: "holdfast.dev",
-        resources: &["holdfastclusters/status"],
-        verbs: &["get", "patch"],
-    },
+    Rule { group: "holdfast.dev", resources: &["holdfastclusters"], verbs: &["list", "watch"] },
+    Rule { group: "holdfast.dev", resources: &["holdfastclusters/status"], verbs: &["patch"] },
     // Owner references with blockOwnerDeletion, where that is checked.
     Rule { group: "holdfast.dev", resources: &["holdfastclusters/finalizers"], verbs: &["update"] },
     Rule {
         group: "",
         resources: &["configmaps", "serviceaccounts", "services"],
-        verbs: &["get", "list", "watch", "create", "patch"],
+        verbs: &["list", "watch", "create", "patch"],
     },
-    Rule {
-        group: "",
-        resources: &["secrets"],
-        verbs: &["get", "list", "watch", "create", "patch"],
-    },
-    Rule { group: "", resources: &["pods"], verbs: &["get", "list", "watch", "delete"] },
-    Rule {
-        group: "",
-        resources: &["persistentvolumeclaims"],
-        verbs: &["get", "list", "watch", "delete"],
-    },
+    Rule { group: "", resources: &["secrets"], verbs: &["list", "watch", "create", "patch"] },
+    Rule { group: "", resources: &["pods"], verbs: &["list", "watch", "delete"] },
+    Rule { group: "", resources: &["persistentvolumeclaims"], verbs: &["list", "watch", "delete"] },
     Rule {
         group: "apps",
         resources: &["statefulsets"],
-        verbs: &["get", "list", "watch", "create", "patch"],
+        verbs: &["list", "watch", "create", "patch"],
     },
     Rule {
         group: "policy",
         resources: &["poddisruptionbudgets"],
-        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        verbs: &["list", "watch", "create", "patch", "delete"],
     },
     Rule {
         group: "networking.k8s.io",
         resources: &["networkpolicies"],
-        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        verbs: &["list", "watch", "create", "patch", "delete"],
     },
     // Only where that kind exists.
     Rule {
         group: "monitoring.coreos.com",
         resources: &["podmonitors"],
-        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        verbs: &["list", "watch", "create", "patch", "delete"],
     },
     Rule { group: "events.k8s.io", resources: &["events"], verbs: &["create", "patch"] },
 ];
@@ -79,4 +62,4 @@ pub const OWN_NAMESPACE: &[Rule] = &[Rule {
 /// For a ClusterRole that may be left out: without it the operator does not see that a Kubernetes node
 /// is cordoned or gone.
 pub const OPTIONAL_CLUSTER: &[Rule] =
-    &[Rule { group: "", resources: &["nodes"], verbs: &["get", "list", "watch"] }];
+    &[Rule { group: "", resources: &["nodes"], verbs: &["list", "watch"] }];

@@ -568,7 +568,11 @@ fn explain(object: &str, error: &kube::Error) -> (String, String) {
         Some(422) => "Rejected",
         _ => "ApplyFailed",
     };
-    (reason.to_owned(), format!("cannot apply {object}: {error}"))
+    let why = match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    };
+    (reason.to_owned(), format!("cannot apply {object}: {why}"))
 }
 
 #[cfg(test)]

@@ -293,7 +293,7 @@ fn available(status: &HoldfastClusterStatus, observed: &Observed) -> Verdict {
         Some(report) if !report.has_quorum() => (
             FALSE,
             "MetaRangeUnavailable",
-            format!("{} of {} nodes answer", report.alive(), report.nodes.len()),
+            format!("{} of {} nodes answer", report.alive(), report.places()),
         ),
         Some(report) => (
             TRUE,

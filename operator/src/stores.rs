@@ -224,7 +224,11 @@ pub async fn hosts(client: &Client) -> Option<(Store<Node>, Feed)> {
     let api: Api<Node> = Api::all(client.clone());
     let one = kube::api::ListParams::default().limit(1);
     if let Err(error) = api.list_metadata(&one).await {
-        tracing::warn!(%error, "cannot read Kubernetes nodes: pods alone tell what is gone");
+        let why = match error {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        };
+        tracing::warn!(why, "cannot read Kubernetes nodes: pods alone tell what is gone");
         return None;
     }
     let (reader, writer) = reflector::store();

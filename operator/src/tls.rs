@@ -83,6 +83,8 @@ pub fn ensure(
     live: &BTreeMap<String, std::sync::Arc<Secret>>,
     now: Timestamp,
 ) -> Result<Certificates, String> {
+    // Certificates know no fractions of seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut work = Work { inputs, live, now, create: vec![], apply: vec![], all: vec![] };
     let nodes = work.authority(&names::ca_secret(&inputs.name), "nodes")?;
     let clients = work.authority(&names::client_ca_secret(&inputs.name), "clients")?;

@@ -153,7 +153,8 @@ fn node(inputs: &Inputs) -> Container {
         }),
         // Opening a large disk takes a while; until then liveness does not count.
         startup_probe: Some(probe("/livez", 1, 5, 600)),
-        liveness_probe: Some(probe("/livez", 10, 5, 6)),
+        // Patient: a node whose front end is cut off still does its work for the others.
+        liveness_probe: Some(probe("/livez", 10, 5, 30)),
         // Clients go elsewhere within these few seconds when the front end cannot serve.
         readiness_probe: Some(probe("/readyz", 2, 2, 2)),
         // The gateway forgets the pod before it stops to take clients.

@@ -55,7 +55,7 @@ pub fn quorum(context: &Context<'_>) -> Result<(), Refusal> {
     if !report.has_quorum() {
         return Err((
             "NoQuorum",
-            format!("only {} of {} nodes answer", report.alive(), report.nodes.len()),
+            format!("only {} of {} nodes answer", report.alive(), report.places()),
         ));
     }
     if report.ranges.unavailable > 0 {
@@ -159,6 +159,15 @@ pub fn calm(context: &Context<'_>, except: Option<&str>) -> Result<(), Refusal> 
         return Err(("StoreNotHealthy", format!("{} is {:?}", store.pod, store.state)));
     }
     let Some(report) = &context.observed.report else { return confirmed(context) };
+    // Also one without a pod counts for majorities.
+    let silent =
+        report.nodes.iter().find(|node| node.state == "Down" && Some(node.name.as_str()) != except);
+    if let Some(node) = silent {
+        return Err((
+            "StoreNotHealthy",
+            format!("store {} of {} does not answer", node.id, node.name),
+        ));
+    }
     let missing = report.ranges.total - report.ranges.fully_replicated;
     if missing > 0 && except.is_none() {
         return Err(("FullyReplicated", format!("{missing} ranges lack a copy")));

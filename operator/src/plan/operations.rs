@@ -78,7 +78,15 @@ pub(super) fn go_on(
         OperationType::Reprotect => reprotect(context, operation, decided),
         OperationType::ScaleDown => scale::go_on(context, operation, status, decided),
         OperationType::Undrain => {
-            if operation.phase != Phase::Accepted {
+            let report = context.observed.report.as_ref();
+            let left = match (report, operation.store_id) {
+                (Some(report), Some(id)) => report.by_id(id).is_none(),
+                _ => false,
+            };
+            if left {
+                // Too late: it has left for good, and its place needs an empty volume.
+                scale::park(context, &operation, status);
+            } else if operation.phase != Phase::Accepted {
                 retry(context, operation, decided, |operation| Action::Undrain {
                     node: operation.store_id.unwrap_or(0) as u64,
                 });
@@ -93,9 +101,17 @@ pub(super) fn go_on(
                 .filter(|pod| Some(&pod.uid) == operation.uid.as_ref());
             match same {
                 Some(pod) if !pod.terminating => {
-                    let action =
-                        Action::DeletePod { pod: operation.pod.clone(), uid: pod.uid.clone() };
-                    decided.start(operation, action);
+                    // What held when it was written down has to hold still; otherwise it is forgotten
+                    // and begun again when everything is well.
+                    let except = (!pod.ready).then_some(operation.pod.as_str());
+                    let calm = guards::calm(context, except);
+                    if is_broken(context, &operation.pod) || calm.is_ok() {
+                        let action =
+                            Action::DeletePod { pod: operation.pod.clone(), uid: pod.uid.clone() };
+                        decided.start(operation, action);
+                    } else if let Err(refusal) = calm {
+                        decided.hold("Restart", &operation.pod, refusal);
+                    }
                 }
                 // It goes; whatever takes long from here on is a matter of health.
                 _ => {}
@@ -130,7 +146,7 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
     let alive = member.flatten().is_some_and(crate::observe::Member::is_alive);
     let wanted = context.spec.reprotection.mode == crate::api::spec::ReprotectionMode::Auto;
     let pod = operation.pod.clone();
-    if store.is_none() || alive || (!wanted && operation.phase != Phase::Accepted) {
+    if alive || (!wanted && operation.phase != Phase::Accepted) {
         decided.tell(
             false,
             "ReprotectionCancelled",
@@ -151,9 +167,12 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
         return;
     }
     // What held when it was written down has to hold still.
-    if let Some(store) = store
-        && let Err(refusal) = guards::reprotect(context, store)
-    {
+    let about = Store {
+        pod: pod.clone(),
+        store_id: operation.store_id,
+        ..store.cloned().unwrap_or_default()
+    };
+    if let Err(refusal) = guards::reprotect(context, &about) {
         decided.hold("Reprotect", &pod, refusal);
         decided.operation = Some(operation);
         return;
@@ -191,8 +210,9 @@ pub(super) fn begin(
     status: &mut HoldfastClusterStatus,
     decided: &mut Decided,
 ) {
-    let steps: [fn(&Context<'_>, &mut HoldfastClusterStatus, &mut Decided); 6] = [
+    let steps: [fn(&Context<'_>, &mut HoldfastClusterStatus, &mut Decided); 7] = [
         begin_reprotect,
+        give_up_superseded,
         begin_replace,
         scale::begin_undrain,
         restart_broken,
@@ -252,7 +272,11 @@ fn begin_reprotect(
     for store in condemned(context) {
         // A node that gave its copies away already has nothing to make anew.
         let before = status.stores.iter().find(|before| before.pod == store.pod);
-        if before.is_some_and(|before| before.state == StoreState::Tombstoned) {
+        let gone = match (&context.observed.report, store.store_id) {
+            (Some(report), Some(id)) => report.by_id(id).is_none(),
+            _ => false,
+        };
+        if gone || before.is_some_and(|before| before.state == StoreState::Tombstoned) {
             continue;
         }
         let refusal = match guards::reprotect(context, store) {
@@ -285,6 +309,39 @@ fn begin_reprotect(
         };
         decided.hold("Reprotect", &store.pod, refusal);
     }
+}
+
+/// A node whose disk was emptied lives on as another one, and one whose pod was taken away just when it
+/// joined has no place at all. What they were can never come back, so nobody waits for it.
+fn give_up_superseded(
+    context: &Context<'_>,
+    status: &mut HoldfastClusterStatus,
+    decided: &mut Decided,
+) {
+    let Some(report) = &context.observed.report else { return };
+    let has_place = |name: &str| {
+        context.stores.iter().any(|store| store.pod == name)
+            || context.observed.pods.contains_key(name)
+            || status.parked.iter().any(|parked| parked.pod == name)
+    };
+    let homeless =
+        report.nodes.iter().filter(|node| node.state == "Down" && !has_place(&node.name));
+    let Some(old) = report.superseded().chain(homeless).next() else { return };
+    let (pod, id) = (old.name.clone(), Some(old.id as i64));
+    let about = Store { pod: pod.clone(), store_id: id, ..Store::default() };
+    if let Err(refusal) = guards::reprotect(context, &about) {
+        decided.hold("Reprotect", &pod, refusal);
+        return;
+    }
+    let operation = new(context, status, OperationType::Reprotect, &pod, id, None);
+    let action = Action::Reprotect {
+        node: old.id,
+        operation: operation.id.clone(),
+        epoch: operation.epoch as u64,
+    };
+    let note = format!("store {} of {pod} can never come back: its copies are made anew", old.id);
+    decided.tell(true, "ReprotectionStarted", note);
+    decided.start(operation, action);
 }
 
 /// Only a node that the cluster declared dead for ever loses its volume.
@@ -370,19 +427,19 @@ fn restart_broken(
     status: &mut HoldfastClusterStatus,
     decided: &mut Decided,
 ) {
-    let broken = outdated(context).into_iter().find(|name| {
-        let Some(pod) = context.observed.pods.get(name) else { return false };
-        let alive = context
-            .observed
-            .report
-            .as_ref()
-            .and_then(|report| report.member(name))
-            .is_some_and(crate::observe::Member::is_alive);
-        !pod.ready && !pod.running && !alive
-    });
+    let broken = outdated(context).into_iter().find(|name| is_broken(context, name));
     if let Some(name) = broken {
         restart(context, status, decided, &name, "it cannot start and its template has changed");
     }
+}
+
+/// The pod runs nothing, and nobody hears its node: to delete it disturbs nobody.
+fn is_broken(context: &Context<'_>, name: &str) -> bool {
+    let report = context.observed.report.as_ref();
+    let alive =
+        report.and_then(|report| report.member(name)).is_some_and(crate::observe::Member::is_alive);
+    let pod = context.observed.pods.get(name);
+    pod.is_some_and(|pod| !pod.ready && !pod.running && !alive)
 }
 
 /// Pods made from an older template are made anew, one by one, while everything else is well.
@@ -453,7 +510,13 @@ pub(super) fn mark(
             (Some(report), Some(id)) => report.by_id(id).is_none(),
             _ => false,
         };
-        if let Some(operation) = operation.filter(|operation| operation.pod == store.pod) {
+        // One about what a pod was before says nothing about what it is.
+        let about = |operation: &&Operation| {
+            operation.pod == store.pod
+                && (operation.kind != OperationType::Reprotect
+                    || operation.store_id == store.store_id)
+        };
+        if let Some(operation) = operation.filter(about) {
             let state = match (operation.kind, operation.phase) {
                 (OperationType::Reprotect, Phase::Accepted) => Some(StoreState::Reprotecting),
                 (OperationType::Reprotect, _) => Some(StoreState::Condemned),

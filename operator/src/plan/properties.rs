@@ -55,6 +55,9 @@ struct World {
     next_member: u64,
     revision: u32,
     condemned: BTreeSet<u64>,
+    leaving: BTreeSet<u64>,
+    /// Volumes of nodes that the cluster declared dead, by UID.
+    dead: BTreeSet<String>,
 }
 
 impl World {
@@ -69,6 +72,8 @@ impl World {
             next_member: 100,
             revision: 1,
             condemned: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            dead: BTreeSet::new(),
         }
     }
 
@@ -136,7 +141,9 @@ impl World {
         if known {
             for member in self.truth.nodes.iter_mut().filter(|member| member.name == name) {
                 if member.state == "Down" {
-                    "Up".clone_into(&mut member.state);
+                    let leaves = self.leaving.contains(&member.id);
+                    let state = if leaves { "Draining" } else { "Up" };
+                    state.clone_into(&mut member.state);
                 }
                 self.condemned.remove(&member.id);
             }
@@ -152,22 +159,30 @@ impl World {
             .observed
             .volumes
             .get(name)
-            .is_some_and(|volume| volume.uid.starts_with("dead-"))
+            .is_some_and(|volume| self.dead.contains(&volume.uid))
     }
 
     /// The data plane does what it was asked to.
     fn progress(&mut self) {
+        // Whoever leaves and holds nothing any more is gone for good.
+        for member in self.truth.nodes.clone() {
+            if self.leaving.contains(&member.id) && member.ranges == 0 {
+                if let Some(volume) = self.fixture.observed.volumes.get(&member.name) {
+                    self.dead.insert(volume.uid.clone());
+                }
+                self.truth.nodes.retain(|other| other.id != member.id);
+            }
+        }
         for member in &mut self.truth.nodes {
-            if member.state == "Draining" {
+            if self.leaving.contains(&member.id) {
                 member.ranges = 0;
             }
         }
         let condemned = std::mem::take(&mut self.condemned);
         for member in self.truth.nodes.clone() {
             if condemned.contains(&member.id) && member.state == "Down" {
-                let volume = self.fixture.observed.volumes.get_mut(&member.name);
-                if let Some(volume) = volume {
-                    volume.uid = format!("dead-{}", volume.uid);
+                if let Some(volume) = self.fixture.observed.volumes.get(&member.name) {
+                    self.dead.insert(volume.uid.clone());
                 }
                 self.truth.nodes.retain(|other| other.id != member.id);
             }
@@ -204,7 +219,7 @@ impl World {
                 } else {
                     let volumes = &mut self.fixture.observed.volumes;
                     let volume = volumes.get_mut(&names::pod("demo", ordinal)).unwrap();
-                    volume.uid = format!("pvc-{}", now.as_nanosecond());
+                    volume.uid = format!("pvc-{ordinal}-{}", now.as_nanosecond());
                 }
             }
         }
@@ -245,8 +260,14 @@ impl World {
 
     fn carry_out(&mut self, action: Action) -> Outcome {
         match action {
-            Action::Drain { node } => self.turn(node, "Up", "Draining"),
-            Action::Undrain { node } => self.turn(node, "Draining", "Up"),
+            Action::Drain { node } => {
+                self.turn(node, "Up", "Draining");
+                self.leaving.insert(node);
+            }
+            Action::Undrain { node } => {
+                self.turn(node, "Draining", "Up");
+                self.leaving.remove(&node);
+            }
             Action::Reprotect { node, .. } => {
                 self.condemned.insert(node);
             }
@@ -306,10 +327,7 @@ impl World {
             Some(Action::Replace { pod, volume_uid, .. }) => {
                 assert!(self.truth.nodes.iter().all(|member| member.name != *pod));
                 if let Some(uid) = volume_uid {
-                    assert!(
-                        uid.starts_with("dead-"),
-                        "a volume goes whose node is not dead: {uid}"
-                    );
+                    assert!(self.dead.contains(uid), "a volume goes whose node is not dead: {uid}");
                 }
             }
             Some(Action::DeletePod { pod, .. }) => {

@@ -72,7 +72,13 @@ pub(super) fn go_on(
         decided.tell(false, "ScaleDownCompleted", format!("{pod} is taken away"));
         return;
     }
-    if context.spec.nodes > ordinal {
+    // It may have left for good already: then it goes first, and comes back as a new one.
+    let report = context.observed.report.as_ref();
+    let left = match (report, operation.store_id) {
+        (Some(report), Some(id)) => report.by_id(id).is_none(),
+        _ => false,
+    };
+    if context.spec.nodes > ordinal && report.is_some() && !left {
         decided.tell(false, "ScaleDownCancelled", format!("{pod} stays"));
         if let Some(id) = operation.store_id {
             let undrain =
@@ -91,6 +97,7 @@ pub(super) fn go_on(
     }
     match report.member(&pod) {
         None => take_away(context, &operation, status, decided),
+        Some(_) if left => take_away(context, &operation, status, decided),
         Some(member) if member.ranges == 0 && operation.phase == Phase::Accepted => {
             take_away(context, &operation, status, decided);
         }
@@ -111,17 +118,25 @@ fn take_away(
     decided: &mut Decided,
 ) {
     status.nodes -= 1;
-    if let Some(store_id) = operation.store_id {
-        status.parked.retain(|parked| parked.pod != operation.pod);
-        let volume = context.observed.volumes.get(&operation.pod);
-        let volume_uid = volume.map(|volume| volume.uid.clone());
-        status.parked.push(Parked { pod: operation.pod.clone(), store_id, volume_uid });
-    }
+    park(context, operation, status);
     decided.tell(
         false,
         "ScaleDownCompleted",
         format!("{} holds nothing any more and is taken away; its volume stays", operation.pod),
     );
+}
+
+/// Remembers a node that was drained, with its volume.
+pub(super) fn park(
+    context: &Context<'_>,
+    operation: &Operation,
+    status: &mut HoldfastClusterStatus,
+) {
+    let Some(store_id) = operation.store_id else { return };
+    status.parked.retain(|parked| parked.pod != operation.pod);
+    let volume = context.observed.volumes.get(&operation.pod);
+    let volume_uid = volume.map(|volume| volume.uid.clone());
+    status.parked.push(Parked { pod: operation.pod.clone(), store_id, volume_uid });
 }
 
 /// Takes a node back that was drained by scaling down and is wanted again: either it still belongs to

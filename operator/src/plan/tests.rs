@@ -415,7 +415,10 @@ fn every_guard_holds_the_operation() {
         }
         assert_eq!(blocked(&fixture), one("Reprotect/demo-2", guard), "{guard}");
         assert_eq!(plan.held.unwrap().0, guard);
-        // The same again changes nothing.
+        // The same again changes nothing, except that a healthy store loses its odd time.
+        if guard == "ClockWentBack" {
+            continue;
+        }
         assert_eq!(fixture.step().status, plan.status, "{guard}");
     }
 }
@@ -613,4 +616,22 @@ fn the_host_that_is_well_again_is_no_reason_to_wait() {
     let mut fixture = Fixture::new(5);
     fixture.observed.hosts.as_mut().unwrap().insert("host-9".to_owned(), well());
     assert_eq!(fixture.step().action, None);
+}
+
+#[test]
+fn a_node_with_an_emptied_disk_is_given_up_as_what_it_was() {
+    let mut fixture = Fixture::new(3);
+    fixture.member(2).state = "Down".to_owned();
+    fixture.report().nodes.push(super::fixture::member(4, 2));
+    fixture.report().ranges.fully_replicated = 0;
+    let plan = fixture.step();
+    assert!(matches!(plan.action, Some(Action::Reprotect { node: 3, .. })), "{plan:?}");
+    // The pod itself is well.
+    assert_eq!((fixture.store(2).state, fixture.store(2).store_id), (StoreState::Healthy, Some(4)));
+    accepted(&mut fixture);
+    fixture.report().nodes.retain(|member| member.id != 3);
+    fixture.report().ranges.fully_replicated = 10;
+    let plan = fixture.settle();
+    assert_eq!((plan.action, plan.status.operation), (None, None));
+    assert_eq!(fixture.store(2).state, StoreState::Healthy);
 }

@@ -72,6 +72,8 @@ struct World {
     writers: Writers,
     sent: Arc<Mutex<Vec<Sent>>>,
     answer: Arc<Mutex<Answer>>,
+    /// The spec of the resource that the API server has.
+    spec: Arc<Mutex<Value>>,
     cluster: HoldfastCluster,
 }
 
@@ -81,7 +83,8 @@ impl World {
         let client = Client::new(service, "ns");
         let sent: Arc<Mutex<Vec<Sent>>> = Arc::default();
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(|_| None));
-        let (log, judge) = (sent.clone(), answer.clone());
+        let spec = Arc::new(Mutex::new(json!({})));
+        let (log, judge, kept) = (sent.clone(), answer.clone(), spec.clone());
         tokio::spawn(async move {
             let mut version = 100;
             while let Some((request, respond)) = handle.next_request().await {
@@ -111,7 +114,7 @@ impl World {
                         if sent.path.ends_with("/status") {
                             body["metadata"]["namespace"] = "ns".into();
                             body["metadata"]["generation"] = 1.into();
-                            body["spec"] = json!({});
+                            body["spec"] = kept.lock().clone();
                         }
                         (StatusCode::OK, body)
                     }
@@ -171,6 +174,7 @@ impl World {
             },
             sent,
             answer,
+            spec,
             cluster,
         }
     }
@@ -462,6 +466,7 @@ async fn a_restart_is_written_down_before_the_pod_is_deleted_by_uid() {
 async fn scaling_down_asks_the_cluster_to_drain() {
     let mut world = World::new();
     world.cluster.spec.nodes = 4;
+    *world.spec.lock() = json!({"nodes": 4});
     for _ in 0..4 {
         world.reconcile().await.unwrap();
         let sent = world.take();

@@ -45,7 +45,7 @@ fn finish_with(fixture: &mut Fixture, trouble: &Trouble) -> Seen {
     let plan = fixture.settle();
     let certificate = Certificate {
         secret: "demo-ca".to_owned(),
-        not_after: Some(fixture.now + SignedDuration::from_hours(1000)),
+        not_after: Timestamp::from_second(crate::plan::fixture::START + 100_000_000).ok(),
     };
     let status =
         finish(&fixture.cluster, &plan, &fixture.observed, trouble, &[certificate], fixture.now);
