@@ -74,11 +74,14 @@ trap end EXIT
 trap 'exit 130' INT TERM
 
 # --- binaries and images ----------------------------------------------------------------------
+# Everything is built as `cargo test --workspace` builds it, so that nothing is built twice: programs
+# come with the tests of their packages that start them.
 build_binaries() {
-  [[ -n ${HOLDFAST_E2E_BINARIES:-} ]] ||
-    cargo build --locked --profile "$profile" -p holdfast-server -p holdfast-operator -p holdfast-e2e ||
-    return
-  cargo test --locked --no-run -p holdfast-e2e --test promises
+  local programs=(--test process --test crds)
+  [[ -z ${HOLDFAST_E2E_BINARIES:-} && $profile == dev ]] || programs=()
+  cargo test --locked --workspace --no-run --test promises "${programs[@]}" || return
+  [[ -n ${HOLDFAST_E2E_BINARIES:-} || $profile == dev ]] ||
+    cargo build --locked --profile "$profile" -p holdfast-server -p holdfast-operator -p holdfast-e2e
 }
 gather() {
   local tools
@@ -129,7 +132,7 @@ step "operator" ./operator.sh
 # --- tests ------------------------------------------------------------------------------------
 run_tests() {
   local log=$work/tests status
-  cargo test --locked -p holdfast-e2e --test promises -- "$@" 2>&1 | tee "$log"
+  cargo test --locked --workspace --test promises -- "$@" 2>&1 | tee "$log"
   status=${PIPESTATUS[0]}
   read -r passed failed skipped < <(
     awk '/^test result:/ { p += $4; f += $6; s += $8 } END { print p+0, f+0, s+0 }' "$log")
