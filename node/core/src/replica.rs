@@ -413,11 +413,15 @@ impl Replica {
             return;
         }
         descriptor.generation += 1;
+        // Another node ranks first, so that the cuts of one range are not all led by one node.
+        let mut replicas = descriptor.replicas.clone();
+        let first = child.0 as usize % replicas.len().max(1);
+        replicas.rotate_left(first);
         let right = RangeDescriptor {
             id: child,
             span: Span { start: key.clone(), end: descriptor.span.end.clone() },
             generation: 1,
-            replicas: descriptor.replicas.clone(),
+            replicas,
             next_replica: descriptor.next_replica,
         };
         descriptor.span.end = Some(key.clone());
