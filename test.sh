@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs every test of Holdfast: formatting, lints, documentation, unit and property tests, the
-# protocol model, the simulation, processes killed for real, and the comparison with etcd.
+# protocol model, the simulation, processes killed for real, the comparison with etcd, and the
+# promises on a real Kubernetes.
 #
 #   ./test.sh            everything
-#   ./test.sh --quick    without the comparison with etcd
+#   ./test.sh --quick    without the comparison with etcd and without Kubernetes
 #
 # Needs Rust and Go on Debian or Ubuntu; a missing C compiler is installed with apt. Builds are
 # cached under ${HOLDFAST_BUILD_CACHE:-~/.cache/holdfast}. The last line is
@@ -15,7 +16,7 @@ quick=
 case "${1:-}" in
   "") ;;
   --quick) quick=yes ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 export HOLDFAST_BUILD_CACHE="${HOLDFAST_BUILD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}"
@@ -78,6 +79,19 @@ go_tests() {
   if [ "$status" != 0 ] && [ "$failed" = "$before" ]; then failed=$((failed + 1)); fi
 }
 
+# Tests on Kubernetes; their script counts, and says why it skips them where there can be none.
+e2e_tests() {
+  local name=$1 log="$logs/e2e.$RANDOM" status p f s
+  say "$name"
+  e2e/run.sh 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  read -r p f s < <(awk '/^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { p = $1; f = $3; s = $5 } END { print p+0, f+0, s+0 }' "$log")
+  if [ "$status" != 0 ] && [ "$f" = 0 ]; then f=1; fi
+  passed=$((passed + p))
+  failed=$((failed + f))
+  skipped=$((skipped + s))
+}
+
 need cc build-essential
 command -v cargo >/dev/null 2>&1 || { echo "missing: cargo. Install Rust: see rust-toolchain.toml"; exit 2; }
 
@@ -87,8 +101,8 @@ check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --worksp
 cargo_tests "tests" --workspace
 
 if [ -n "$quick" ]; then
-  echo "skipped: comparison with etcd (--quick)"
-  skipped=$((skipped + 1))
+  echo "skipped: comparison with etcd, tests on Kubernetes (--quick)"
+  skipped=$((skipped + 2))
 elif ! command -v go >/dev/null 2>&1; then
   echo "skipped: comparison with etcd (no Go on this machine)"
   skipped=$((skipped + 1))
@@ -98,6 +112,7 @@ else
   go_tests "the tools of the comparison" bench -count=1 ./cmd/... ./internal/...
   go_tests "the etcd API, answer by answer beside etcd" bench -count=1 -timeout 30m ./conformance -target=holdfast
 fi
+if [ -z "$quick" ]; then e2e_tests "the promises on Kubernetes"; fi
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
