@@ -137,8 +137,8 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     report(observed, &previous, now, &mut status);
 
     let delays = Delays {
-        delay: cluster.spec.reprotection.delay.or(Duration::from_secs(600)),
-        drain_delay: cluster.spec.reprotection.drain_delay.or(Duration::from_secs(1800)),
+        delay: cluster.spec.reprotection.delay.or(Duration::from_mins(10)),
+        drain_delay: cluster.spec.reprotection.drain_delay.or(Duration::from_mins(30)),
         armed: cluster.spec.reprotection.mode != ReprotectionMode::Off,
     };
     let stores = stores(&name, pods, &previous, observed, delays, now);
@@ -150,7 +150,7 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         stores,
         operation: None,
         newest_time: newest_time(&previous),
-        observe_for: cluster.spec.reprotection.observe_for.or(Duration::from_secs(60)),
+        observe_for: cluster.spec.reprotection.observe_for.or(Duration::from_mins(1)),
         replace_request: cluster.annotations().get(REPLACE_ANNOTATION).cloned(),
         pods,
     };

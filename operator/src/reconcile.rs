@@ -194,7 +194,7 @@ impl Reconcile<'_> {
 
     async fn run(&self, cached: Arc<HoldfastCluster>) -> Result<Duration, Error> {
         if cached.metadata.deletion_timestamp.is_some() {
-            return Ok(Duration::from_secs(3600));
+            return Ok(Duration::from_hours(1));
         }
         let cluster = self.newest(cached);
         let now = Timestamp::now();

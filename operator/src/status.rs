@@ -142,6 +142,7 @@ fn verdict(kind: &'static str, because: Because, else_reason: &str, else_message
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "every use is an arm of an optional reason")]
 fn because(reason: &str, message: impl Into<String>) -> Because {
     Some((reason.to_owned(), message.into()))
 }

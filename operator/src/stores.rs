@@ -98,17 +98,20 @@ impl Stores {
     /// Waits until everything was listed once.
     pub async fn ready(&self) {
         // An error means that the feed is gone: then the operator stops anyway.
-        let _: [Result<(), _>; 9] = [
-            self.pods.wait_until_ready().await,
-            self.claims.wait_until_ready().await,
-            self.service_accounts.wait_until_ready().await,
-            self.config_maps.wait_until_ready().await,
-            self.secrets.wait_until_ready().await,
-            self.services.wait_until_ready().await,
-            self.stateful_sets.wait_until_ready().await,
-            self.budgets.wait_until_ready().await,
-            self.policies.wait_until_ready().await,
+        let all = [
+            self.pods.wait_until_ready().await.is_ok(),
+            self.claims.wait_until_ready().await.is_ok(),
+            self.service_accounts.wait_until_ready().await.is_ok(),
+            self.config_maps.wait_until_ready().await.is_ok(),
+            self.secrets.wait_until_ready().await.is_ok(),
+            self.services.wait_until_ready().await.is_ok(),
+            self.stateful_sets.wait_until_ready().await.is_ok(),
+            self.budgets.wait_until_ready().await.is_ok(),
+            self.policies.wait_until_ready().await.is_ok(),
         ];
+        if all.contains(&false) {
+            tracing::warn!("a watch has ended");
+        }
     }
 
     /// An object as it is, as JSON, with its version.
@@ -277,7 +280,9 @@ where
             Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
                 if let Some(cluster) = cluster_of(&object) {
                     // Nobody listens any more only while the operator stops.
-                    let _ = wake.unbounded_send(cluster).is_ok();
+                    if wake.unbounded_send(cluster).is_err() {
+                        tracing::debug!("nobody listens to watches any more");
+                    }
                 }
             }
             Ok(_) => {}

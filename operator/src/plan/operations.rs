@@ -535,10 +535,8 @@ pub(super) fn mark(
             before.state,
             StoreState::Reprotecting | StoreState::Tombstoned | StoreState::Condemned
         );
-        if ended && unknown_to_cluster {
-            store.state = StoreState::Tombstoned;
-            store.act_at = None;
-        } else if before.state == StoreState::Tombstoned && observed.report.is_none() {
+        let unproven = before.state == StoreState::Tombstoned && observed.report.is_none();
+        if (ended && unknown_to_cluster) || unproven {
             store.state = StoreState::Tombstoned;
             store.act_at = None;
         } else if before.state == StoreState::Replacing
