@@ -1,7 +1,11 @@
 //! What may be read from a key that one writer counts up.
 //!
-//! Invariant: `seen` never falls; it is a number that a read beginning now must at least return.
+//! Invariant: `seen` never falls; it is a number that a read beginning now must at least return,
+//! unless it returns a write that failed: nobody knows whether, nor when, such a write takes effect,
+//! and it may well be after later ones.
 
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One key, its writer's progress, and what readers have seen of it.
@@ -15,6 +19,8 @@ pub(super) struct Key {
     acknowledged: AtomicU64,
     /// The highest number that was acknowledged or read.
     seen: AtomicU64,
+    /// The numbers whose writes failed.
+    open: Mutex<BTreeSet<u64>>,
 }
 
 /// What is wrong with an answer.
@@ -35,6 +41,7 @@ impl Key {
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            open: Mutex::new(BTreeSet::new()),
         }
     }
 
@@ -47,6 +54,11 @@ impl Key {
     pub(super) fn acknowledge(&self, number: u64) {
         self.acknowledged.fetch_max(number, Ordering::SeqCst);
         self.seen.fetch_max(number, Ordering::SeqCst);
+    }
+
+    /// A write failed: it may have taken effect, or still do so.
+    pub(super) fn leave_open(&self, number: u64) {
+        self.open.lock().insert(number);
     }
 
     /// What a read that begins now must at least return.
@@ -72,7 +84,7 @@ impl Key {
         if number > sent {
             return Verdict::Impossible(format!("read {number}, only {sent} were written"));
         }
-        if number < least {
+        if number < least && !self.open.lock().contains(&number) {
             return Verdict::Stale(format!("read {number}, but {least} was there before"));
         }
         self.seen.fetch_max(number, Ordering::SeqCst);
@@ -127,6 +139,14 @@ mod tests {
     fn what_was_never_written_is_impossible() {
         assert!(matches!(key_with(1, 1).judge(1, Some(b"2")), Verdict::Impossible(_)));
         assert!(matches!(key_with(1, 1).judge(1, Some(b"x")), Verdict::Impossible(_)));
+    }
+
+    #[test]
+    fn a_write_that_failed_may_take_effect_late() {
+        let key = key_with(5, 5);
+        key.leave_open(3);
+        assert_eq!(key.judge(key.at_least(), Some(b"3")), Verdict::Right);
+        assert!(matches!(key.judge(key.at_least(), Some(b"4")), Verdict::Stale(_)));
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl Worker {
                     self.recorder.succeeded(&self.ended(Operation::Put, gateway, began));
                 }
                 Err(status) => {
+                    self.key.leave_open(number);
                     self.recorder.failed(&self.ended(Operation::Put, gateway, began), &status);
                 }
             }
