@@ -8,7 +8,11 @@ mod client;
 
 mod output;
 
+mod security;
+
 mod status;
+
+pub use security::ClientSecurity;
 
 use crate::config::{ServeArgs, expand_config_file};
 use crate::dev::DevArgs;

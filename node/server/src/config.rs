@@ -4,9 +4,11 @@
 //! default. Every message names the flag to change.
 
 mod file;
+mod tls;
 mod values;
 
 pub use file::expand_config_file;
+pub use tls::{TlsArgs, TlsFiles};
 pub use values::{
     ByteSize, HumanDuration, InitialCluster, Member, SplitKeys, is_unspecified, parse_key,
 };
@@ -116,6 +118,10 @@ pub struct ServeArgs {
     /// Threads that serve clients [default: 2, or fewer with fewer cores]
     #[arg(long, env = "HOLDFAST_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
+    /// Time between "not ready" and the end of serving when the node is told to stop, so that
+    /// load balancers hear of it before clients are sent away
+    #[arg(long, env = "HOLDFAST_STOP_DELAY", value_name = "TIME", default_value = "0s")]
+    pub stop_delay: HumanDuration,
     /// Longest time a graceful stop waits until other nodes lead
     #[arg(long, env = "HOLDFAST_STOP_TIMEOUT", value_name = "TIME", default_value = "3s")]
     pub stop_timeout: HumanDuration,
@@ -128,6 +134,9 @@ pub struct ServeArgs {
     /// How log lines look
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
+    /// Files of TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// A checked configuration.
@@ -175,8 +184,12 @@ pub struct Config {
     pub max_txn_ops: usize,
     /// Client threads.
     pub workers: usize,
+    /// Between "not ready" and the end of serving.
+    pub stop_delay: Duration,
     /// Bound of a graceful stop's hand-over.
     pub stop_timeout: Duration,
+    /// Files of TLS.
+    pub tls: TlsFiles,
 }
 
 /// The largest request that may be configured: a command must fit a frame between nodes.
@@ -261,7 +274,9 @@ impl Config {
             max_request_bytes: args.max_request_bytes.0 as usize,
             max_txn_ops: args.max_txn_ops,
             workers: args.workers.unwrap_or(cores.min(2)),
+            stop_delay: args.stop_delay.0,
             stop_timeout: args.stop_timeout.0,
+            tls: args.tls.check()?,
         })
     }
 }
@@ -291,9 +306,16 @@ mod tests {
         serve: ServeArgs,
     }
 
+    impl Config {
+        /// For tests.
+        pub(crate) fn parse(flags: &[&str]) -> Result<Self, String> {
+            let argv = std::iter::once(&"serve").chain(flags);
+            Self::check(Cli::try_parse_from(argv).map_err(|error| error.to_string())?.serve)
+        }
+    }
+
     fn check(flags: &str) -> Result<Config, String> {
-        let argv = std::iter::once("serve").chain(flags.split_whitespace());
-        Config::check(Cli::try_parse_from(argv).map_err(|error| error.to_string())?.serve)
+        Config::parse(&flags.split_whitespace().collect::<Vec<_>>())
     }
 
     #[test]
@@ -324,6 +346,9 @@ mod tests {
             ("--data d --initial-cluster a=h:1,a=h:2", "twice"),
             ("--data d --split-keys 0xzz", "hex"),
             ("--data d --workers 0", "--workers"),
+            ("--data d --cert-file c", "--key-file is missing"),
+            ("--data d --client-cert-auth", "--trusted-ca-file"),
+            ("--data d --peer-trusted-ca-file c", "--peer-cert-file"),
         ] {
             let error = check(flags).unwrap_err();
             assert!(error.contains(part), "{flags}: {error}");

@@ -15,7 +15,7 @@ mod ready;
 
 mod reprotect;
 
-use crate::cli::Failure;
+use crate::cli::{ClientSecurity, Failure};
 use crate::config::{HumanDuration, SplitKeys};
 use clap::Args;
 use cluster::Cluster;
@@ -67,6 +67,9 @@ pub struct DevArgs {
     /// Milliseconds without a leader's sign of life before an election [default: 1000]
     #[arg(long, value_name = "MS")]
     pub election_ms: Option<u64>,
+    /// How to ask the nodes whether they are ready, if the environment gives them TLS
+    #[command(flatten)]
+    pub security: ClientSecurity,
     /// What the nodes log
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
@@ -123,7 +126,7 @@ async fn run_all(args: &DevArgs, stop: &mut StopSignal) -> Result<(), Failure> {
     for node in &nodes {
         println!("{}", cluster.describe(node.number, node.pid()));
     }
-    let outcome = match wait_until_ready(&cluster, &mut nodes, stop).await {
+    let outcome = match wait_until_ready(&cluster, &args.security, &mut nodes, stop).await {
         Ok(Waited::Ready) => {
             cluster.formed = true;
             match cluster.save() {
@@ -132,7 +135,7 @@ async fn run_all(args: &DevArgs, stop: &mut StopSignal) -> Result<(), Failure> {
                     println!("ready");
                     tokio::select! {
                         () = supervise(&cluster, &mut nodes, stop) => {}
-                        () = reprotect::run(&cluster) => {}
+                        () = reprotect::run(&cluster, &args.security) => {}
                     }
                     Ok(())
                 }
@@ -161,7 +164,7 @@ async fn run_one(args: &DevArgs, number: usize, stop: &mut StopSignal) -> Result
     cluster.check_ports(number)?;
     let mut nodes = vec![Node::start(&cluster, number, &args.log_level)?];
     println!("{}", cluster.describe(number, nodes[0].pid()));
-    let outcome = match wait_until_ready(&cluster, &mut nodes, stop).await {
+    let outcome = match wait_until_ready(&cluster, &args.security, &mut nodes, stop).await {
         Ok(Waited::Ready) => {
             println!("ready");
             tokio::select! {
@@ -187,12 +190,13 @@ enum Waited {
 /// Waits until every node serves and every range has a leader.
 async fn wait_until_ready(
     cluster: &Cluster,
+    security: &ClientSecurity,
     nodes: &mut [Node],
     stop: &mut StopSignal,
 ) -> Result<Waited, Failure> {
     let mut hint = Instant::now() + HINT_INTERVAL;
     loop {
-        let missing = ready::missing(cluster, nodes).await;
+        let missing = ready::missing(cluster, security, nodes).await;
         let Some(missing) = missing else { return Ok(Waited::Ready) };
         for node in nodes.iter_mut() {
             if let Some(ended) = node.ended() {

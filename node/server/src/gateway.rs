@@ -14,7 +14,9 @@ mod check;
 mod cluster;
 mod convert;
 mod error;
+mod front_end;
 mod grpc;
+mod handed;
 mod health;
 mod kv;
 mod lease;
@@ -29,9 +31,11 @@ mod fake;
 mod round_trips;
 
 pub use check::Limits;
+pub use front_end::FrontEnd;
 pub use grpc::Body;
+pub use handed::{HandOver, Handed};
 pub(crate) use maintenance::alarm_name;
-pub use serve::serve;
+pub use serve::{serve, serve_admin};
 
 use crate::http::Endpoints;
 use backend::Backend;
@@ -39,6 +43,7 @@ use grpc::Call;
 use holdfast_core::ids::Revision;
 use holdfast_core::request::{Request, Response};
 use holdfast_proto::etcdserverpb as pb;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -61,6 +66,10 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Bounds of requests.
     pub limits: Limits,
+    /// Clients reach nodes over TLS, as the member list says.
+    pub client_tls: bool,
+    /// Nodes reach each other over TLS, as the member list says.
+    pub peer_tls: bool,
     /// Bytes at which writes are refused, told in `Status` and nothing else; 0 is unknown.
     pub db_size_quota: i64,
 }
@@ -74,6 +83,8 @@ impl Default for Config {
             watch_progress_interval: Duration::from_mins(10),
             stop_timeout: Duration::from_secs(5),
             limits: Limits::default(),
+            client_tls: false,
+            peer_tls: false,
             db_size_quota: 0,
         }
     }
@@ -90,13 +101,30 @@ struct Inner {
     config: Config,
     endpoints: Endpoints,
     streams: streams::Streams,
+    ask_node: Box<AskNode>,
 }
+
+/// Asks the node at a peer address for its report; waits.
+type AskNode = dyn Fn(&str) -> io::Result<Vec<u8>> + Send + Sync;
 
 impl Gateway {
     /// Services in front of `backend`; `endpoints` answers plain HTTP on the same port.
     pub fn new(backend: Backend, config: Config, endpoints: Endpoints) -> Self {
         let streams = streams::Streams::default();
-        Self { inner: Arc::new(Inner { backend, config, endpoints, streams }) }
+        let ask_node: Box<AskNode> = Box::new(|_| Err(io::Error::other("nobody to ask")));
+        Self { inner: Arc::new(Inner { backend, config, endpoints, streams, ask_node }) }
+    }
+
+    /// Other nodes are asked for their reports by `ask_node`, which gets a peer address and may
+    /// wait.
+    #[must_use]
+    pub fn asking(
+        self,
+        ask_node: impl Fn(&str) -> io::Result<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let mut inner = Arc::into_inner(self.inner).expect("asked for before anybody shares it");
+        inner.ask_node = Box::new(ask_node);
+        Self { inner: Arc::new(inner) }
     }
 
     fn backend(&self) -> &Backend {
@@ -107,7 +135,8 @@ impl Gateway {
         &self.inner.config
     }
 
-    fn endpoints(&self) -> &Endpoints {
+    /// What answers plain HTTP.
+    pub fn endpoints(&self) -> &Endpoints {
         &self.inner.endpoints
     }
 

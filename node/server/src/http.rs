@@ -5,12 +5,13 @@
 //! cut off; `/readyz` says whether clients should be sent here.
 
 use crate::gateway::backend::Backend;
-use crate::gateway::{Body, ETCD_VERSION};
+use crate::gateway::{Body, ETCD_VERSION, FrontEnd};
 use bytes::Bytes;
 use holdfast_core::request::{AlarmKind, Request};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::pin::pin;
@@ -39,17 +40,67 @@ const METRICS_TEXT: HeaderValue =
 const METRICS_OPEN: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
+/// What answers on the listener of its own, from the first moment of the process. Clones share it.
+#[derive(Clone)]
+pub struct Front {
+    stage: Arc<RwLock<Stage>>,
+}
+
+#[derive(Clone)]
+enum Stage {
+    /// The node does not serve yet, because of this.
+    Starting(String),
+    Serving(Endpoints),
+}
+
+impl Default for Front {
+    fn default() -> Self {
+        Self { stage: Arc::new(RwLock::new(Stage::Starting("the node is starting".to_owned()))) }
+    }
+}
+
+impl Front {
+    /// Tells why the node does not serve yet.
+    pub fn starting(&self, missing: &str) {
+        *self.stage.write() = Stage::Starting(missing.to_owned());
+    }
+
+    /// The node serves.
+    pub fn serving(&self, endpoints: Endpoints) {
+        *self.stage.write() = Stage::Serving(endpoints);
+    }
+
+    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<Body> {
+        let stage = self.stage.read().clone();
+        match stage {
+            Stage::Serving(endpoints) => endpoints.answer(method, uri, headers).await,
+            // A process that waits for others must not be killed for it.
+            Stage::Starting(_) if uri.path() == "/livez" => text(StatusCode::OK, "ok\n"),
+            Stage::Starting(missing) => {
+                let report = format!("[-]started failed: {missing}\n");
+                text(StatusCode::SERVICE_UNAVAILABLE, report)
+            }
+        }
+    }
+}
+
 /// Everything that plain HTTP can ask of a node. Clones share it.
 #[derive(Clone)]
 pub struct Endpoints {
     backend: Backend,
+    front_end: Arc<FrontEnd>,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
 impl Endpoints {
     /// Endpoints about the node behind `backend`; `metrics` gives the text of `/metrics`.
     pub fn new(backend: Backend, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { backend, metrics: Arc::new(metrics) }
+        Self { backend, front_end: Arc::default(), metrics: Arc::new(metrics) }
+    }
+
+    /// The client listener, which tells here how it is.
+    pub(crate) fn front_end(&self) -> &FrontEnd {
+        &self.front_end
     }
 
     /// Answers one request.
@@ -97,11 +148,13 @@ impl Endpoints {
         vec![self.store_loop().await]
     }
 
-    /// The checks have etcd's names, so that probes that leave one out work. The one of our own is
-    /// there only while it fails.
+    /// The checks have etcd's names, so that probes that leave one out work. Those of our own are
+    /// there only while they fail.
     async fn readyz(&self) -> Vec<Check> {
         let vitals = self.backend.vitals();
         let view = self.backend.view();
+        let (store_loop, clients) =
+            tokio::join!(self.store_loop(), self.front_end.failure(PROBE_TIMEOUT));
         let corrupt = view.alarms.iter().any(|(_, alarm)| *alarm == AlarmKind::Corrupt);
         let mut checks = vec![
             Check {
@@ -114,10 +167,18 @@ impl Endpoints {
                     .then_some("no sequencer: this node sees no majority of the meta range"),
             },
             Check { name: "non_learner", failure: None },
-            self.store_loop().await,
+            store_loop,
         ];
-        if vitals.draining() {
-            checks.push(Check { name: "in_service", failure: Some("the node is about to stop") });
+        let routes = !view.nodes.is_empty() && !view.directory.is_empty();
+        let own = [
+            ("in_service", vitals.draining().then_some("the node is about to stop")),
+            ("client_listener", clients),
+            ("routing", (!routes).then_some("this node does not know yet where the ranges are")),
+        ];
+        for (name, failure) in own {
+            if failure.is_some() {
+                checks.push(Check { name, failure });
+            }
         }
         checks
     }
@@ -228,17 +289,17 @@ fn respond(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Res
 }
 
 /// Serves the endpoints on a listener of their own until `stop` resolves.
-pub async fn serve(listener: TcpListener, endpoints: Endpoints, stop: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, front: Front, stop: impl Future<Output = ()>) {
     let connections = TaskTracker::new();
     let stopping = CancellationToken::new();
     let accept = async {
         loop {
             match listener.accept().await {
                 Ok((stream, _address)) => {
-                    let (endpoints, stopping) = (endpoints.clone(), stopping.clone());
+                    let (front, stopping) = (front.clone(), stopping.clone());
                     connections.spawn(async move {
                         let service = service_fn(move |request: http::Request<_>| {
-                            answer_incoming(endpoints.clone(), request)
+                            answer_incoming(front.clone(), request)
                         });
                         let mut builder = hyper::server::conn::http1::Builder::new();
                         builder.timer(TokioTimer::new());
@@ -275,11 +336,11 @@ pub async fn serve(listener: TcpListener, endpoints: Endpoints, stop: impl Futur
 }
 
 async fn answer_incoming(
-    endpoints: Endpoints,
+    front: Front,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, _body) = request.into_parts();
-    Ok(endpoints.answer(&head.method, &head.uri, &head.headers).await)
+    Ok(front.answer(&head.method, &head.uri, &head.headers).await)
 }
 
 #[cfg(test)]

@@ -22,4 +22,6 @@ pub mod store_loop;
 
 pub mod telemetry;
 
+pub mod tls;
+
 pub mod transport;

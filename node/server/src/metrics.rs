@@ -5,7 +5,8 @@
 
 mod collect;
 
-use collect::StatusCollector;
+use crate::tls::Tls;
+use collect::{StatusCollector, TlsCollector};
 use holdfast_core::status::Status;
 use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
@@ -42,13 +43,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(Vec::new())
     }
 }
 
 impl Metrics {
-    /// All zero.
-    pub fn new() -> Self {
+    /// All zero; the certificates are asked when somebody looks.
+    pub fn new(certificates: Vec<Arc<Tls>>) -> Self {
         // From 0.1 ms, a fast disk, to 3 s, a dying one: as etcd has it, one step finer.
         let time = || Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
         let size = || Histogram::new(exponential_buckets(1.0, 2.0, 14));
@@ -73,6 +74,7 @@ impl Metrics {
             status,
         };
         metrics.register();
+        metrics.registry.register_collector(Box::new(TlsCollector(certificates)));
         metrics
     }
 
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn names_that_dashboards_want_are_there() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         metrics.log_write(3, true, Duration::from_millis(1));
         let status = Status { sequencer: Some(NodeId(2)), ..Status::default() };
         metrics.status(Arc::new(status));

@@ -1,11 +1,14 @@
 //! `holdfast-node serve`: one node from its first line to its last.
 //!
-//! Order of the start: flags, ports, disk, log and state, core, peers, clients. Nothing is written
-//! before flags, ports and the disk's owner are known to be right. Order of the end: give up
-//! leadership while still serving, send clients away, stop, make everything durable.
+//! Order of the start: flags, certificates, ports, disk, who this node is, log and state, core,
+//! peers, clients. Nothing is written before flags, certificates, ports and the disk's owner are
+//! known to be right. Order of the end: say "not ready", give up leadership while still serving,
+//! send clients away, stop, make everything durable.
 
 mod alarm;
 mod announce;
+
+mod forming;
 
 mod identity;
 
@@ -13,21 +16,25 @@ mod peers;
 
 mod ports;
 
+mod start;
+
 mod stores;
 
 use crate::cli::{Exit, Failure};
 use crate::config::{Config, ServeArgs};
 use crate::gateway::backend::{Backend, Vitals};
-use crate::gateway::{self, Gateway};
-use crate::http;
+use crate::gateway::{self, Gateway, Handed};
+use crate::http::{self, Front};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::shutdown::{StopRequests, chain};
 use crate::store_loop::{self, Clock, Handle, Inbox, Mail, Parts, PeerMail};
 use crate::telemetry;
-use crate::transport::{Local, Transport};
+use crate::tls::{self, Side, Tls};
+use crate::transport::{Local, PeerTls, Settings, Transport, ask_report};
 use holdfast_core::node::{self, Node};
-use holdfast_storage::{Disk, Identity, StorageError};
+use holdfast_storage::StorageError;
+use identity::Opened;
 use peers::PeersFile;
 use ports::Ports;
 use std::sync::Arc;
@@ -67,10 +74,16 @@ pub fn random_number() -> u64 {
 async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
     let mut stop = StopRequests::new(stop_with_stdin)
         .map_err(|error| Failure::broken(format!("cannot hear signals: {error}")))?;
-    let ports = Ports::reserve(&config).await?;
+    let certificates = Certificates::load(&config)?;
+    let (mut ports, http) = Ports::reserve(&config).await?;
+    let (front, stop_http) = (Front::default(), CancellationToken::new());
+    tokio::spawn(http::serve(http, front.clone(), stop_http.clone().cancelled_owned()));
     let starting = async {
-        let (disk, identity) = identity::open(&config).await?;
-        tokio::task::block_in_place(|| Running::start(&config, disk, &identity, ports))
+        let tell = |missing: &str| front.starting(missing);
+        let opened = identity::open(&config, &certificates.peer, &mut ports, tell).await?;
+        tokio::task::block_in_place(|| {
+            Running::start(&config, opened, &certificates, ports, &front, stop_http)
+        })
     };
     let running = tokio::select! {
         running = starting => running?,
@@ -79,6 +92,30 @@ async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
     let abandoned = stop.next().await;
     running.stop(&config, &mut stop, abandoned).await;
     Ok(())
+}
+
+/// The certificates of both listeners, read again when their files change.
+struct Certificates {
+    client: Option<Arc<Tls>>,
+    peer: PeerTls,
+}
+
+impl Certificates {
+    fn load(config: &Config) -> Result<Self, Failure> {
+        let load = |files: &Option<tls::Files>, side| {
+            files.clone().map(|files| Tls::load(files, side).map(Arc::new)).transpose()
+        };
+        let client = load(&config.tls.client, Side::Client).map_err(Failure::usage)?;
+        let peer = load(&config.tls.peer, Side::Peer).map_err(Failure::usage)?;
+        let certificates = Self { client, peer };
+        tls::watch(certificates.all())
+            .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?;
+        Ok(certificates)
+    }
+
+    fn all(&self) -> Vec<Arc<Tls>> {
+        self.client.iter().chain(&self.peer).cloned().collect()
+    }
 }
 
 /// A node that serves.
@@ -94,17 +131,21 @@ struct Running {
 impl Running {
     fn start(
         config: &Config,
-        disk: Disk,
-        identity: &Identity,
+        opened: Opened,
+        certificates: &Certificates,
         ports: Ports,
+        front: &Front,
+        stop_http: CancellationToken,
     ) -> Result<Self, Failure> {
+        let Opened { disk, identity, formed, standings } = opened;
+        let identity = &identity;
         let incarnation = random_number();
         let room = disk.room().map_err(|error| storage_failure(&error))?;
         if room.is_full(false) {
             // So that there is room to start, and to delete.
             disk.drop_ballast().map_err(|error| storage_failure(&error))?;
         }
-        let stores = Stores::open(config, &disk, identity)?;
+        let stores = Stores::open(config, &disk, identity, formed.as_ref())?;
         let clock = Clock::start();
         let core = node::Config {
             node: identity.node,
@@ -128,17 +169,49 @@ impl Running {
             incarnation,
             address: config.advertise_peer.clone(),
         };
+        let vitals = Arc::new(Vitals::new(identity.cluster, identity.node));
+        let metrics = Arc::new(Metrics::new(certificates.all()));
+        let gateway = {
+            let (inbox, metrics) = (Arc::clone(&inbox), Arc::clone(&metrics));
+            let backend =
+                Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
+            tokio::spawn(alarm::follow(backend.clone(), stop_http.clone()));
+            let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
+            let gateway_config = gateway::Config {
+                request_timeout: Duration::from_secs(5) + 2 * config.election,
+                leader_loss_timeout: 3 * config.election,
+                stop_timeout: CLIENTS_GRACE,
+                client_tls: certificates.client.is_some(),
+                peer_tls: certificates.peer.is_some(),
+                limits: gateway::Limits {
+                    request_bytes: config.max_request_bytes,
+                    txn_operations: config.max_txn_ops,
+                },
+                db_size_quota,
+                ..gateway::Config::default()
+            };
+            let (cluster, tls) = (identity.cluster, certificates.peer.clone());
+            Gateway::new(backend, gateway_config, endpoints)
+                .asking(move |address| ask_report(address, tls.as_deref(), cluster))
+        };
         let snapshots = store_loop::receive_snapshots(&state, &inbox);
-        let events = Arc::new(PeerMail::new(Arc::clone(&inbox), snapshots));
-        let transport = Transport::start(local, listeners.peer, config.snapshot_rate, events)
+        let reporting = gateway.clone();
+        let report = Box::new(move || reporting.report());
+        let events = Arc::new(PeerMail::new(Arc::clone(&inbox), snapshots, report));
+        let (hand_over, handed) = Handed::channel();
+        let settings = Settings {
+            tls: certificates.peer.clone(),
+            snapshot_rate: config.snapshot_rate,
+            standings,
+            on_http2: Box::new(move |stream, seen| hand_over.take(stream, seen)),
+        };
+        let transport = Transport::start(local, listeners.peer, settings, events)
             .map_err(|error| Failure::broken(format!("cannot talk to peers: {error}")))?;
         let transport = Arc::new(transport);
         let mut peers = PeersFile::open(disk.dir());
         for (peer, address) in peers.known(config, identity) {
             transport.set_peer(peer, &address);
         }
-        let vitals = Arc::new(Vitals::new(identity.cluster, identity.node));
-        let metrics = Arc::new(Metrics::new());
         let parts = Parts {
             node,
             state,
@@ -154,32 +227,21 @@ impl Running {
         let handle = store_loop::start(parts)
             .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?;
 
-        announce::start(config, identity, &transport, &inbox)
+        announce::start(config, identity, &certificates.peer, &transport, &inbox)
             .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?;
 
-        let backend = Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
-        let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
-        let stop_http = CancellationToken::new();
-        tokio::spawn(alarm::follow(backend.clone(), stop_http.clone()));
-        let gateway_config = gateway::Config {
-            request_timeout: Duration::from_secs(5) + 2 * config.election,
-            leader_loss_timeout: 3 * config.election,
-            stop_timeout: CLIENTS_GRACE,
-            limits: gateway::Limits {
-                request_bytes: config.max_request_bytes,
-                txn_operations: config.max_txn_ops,
-            },
-            db_size_quota,
-            ..gateway::Config::default()
-        };
-        let gateway = Gateway::new(backend, gateway_config, endpoints.clone());
+        if let Some(tls) = certificates.peer.clone() {
+            let stop = stop_http.clone().cancelled_owned();
+            tokio::spawn(gateway::serve_admin(handed, tls, gateway.clone(), stop));
+        }
+        front.serving(gateway.endpoints().clone());
         let stop_clients = CancellationToken::new();
         let clients = tokio::spawn(gateway::serve(
             listeners.client,
+            certificates.client.clone(),
             gateway,
             stop_clients.clone().cancelled_owned(),
         ));
-        tokio::spawn(http::serve(listeners.http, endpoints, stop_http.clone().cancelled_owned()));
         info!(
             node = %identity.node,
             name = config.name,
@@ -197,7 +259,15 @@ impl Running {
     async fn stop(mut self, config: &Config, stop: &mut StopRequests, abandoned: bool) {
         info!("stopping");
         self.vitals.set_draining(true);
-        if !abandoned {
+        let told_again = if abandoned || config.stop_delay.is_zero() {
+            false
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(config.stop_delay) => false,
+                _ = stop.next() => true,
+            }
+        };
+        if !abandoned && !told_again {
             tokio::select! {
                 () = self.handle.hand_over() => info!("other nodes lead"),
                 () = tokio::time::sleep(config.stop_timeout) => info!("nobody took over in time"),

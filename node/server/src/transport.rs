@@ -18,12 +18,18 @@ mod link;
 
 mod listener;
 
+mod session;
+
 mod snapshot;
 
 mod stream;
 
-pub use ask::ask;
+mod waiting;
+
+pub use ask::{Founder, Standing, Standings, ask, ask_report, ask_to_form};
 pub use snapshot::{Part, SnapshotReceiver, SnapshotSender};
+pub use stream::PeerTls;
+pub use waiting::Waiting;
 
 use frame::FrameBuilder;
 use hello::{Hello, Purpose};
@@ -34,7 +40,7 @@ use parking_lot::Mutex;
 use snapshot::Throttle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stream::PeerStream;
@@ -79,6 +85,25 @@ pub trait PeerEvents: Send + Sync + 'static {
     /// A node asks the meta range from outside a session: to join, or to tell where it is. Called
     /// on a thread of its own, which may wait.
     fn asked(&self, request: MetaRequest) -> Result<InternalReply, String>;
+
+    /// Another node wants to know what this one knows: in whatever form nodes of this version use.
+    fn report(&self) -> Vec<u8>;
+}
+
+/// Takes connections that want to speak HTTP/2 over TLS on the peers' port, with what was read of
+/// them already; must not wait.
+pub type OnHttp2 = dyn Fn(TcpStream, Vec<u8>) + Send + Sync;
+
+/// How a node talks to its peers.
+pub struct Settings {
+    /// Encrypts every connection, and lets only nodes with a trusted certificate in.
+    pub tls: PeerTls,
+    /// Snapshot bytes sent a second at most.
+    pub snapshot_rate: u64,
+    /// Answers nodes that want to form the cluster.
+    pub standings: Box<Standings>,
+    /// Takes connections of administrators; only with TLS.
+    pub on_http2: Box<OnHttp2>,
 }
 
 /// All connections of this node to others.
@@ -92,6 +117,9 @@ pub struct Transport {
 struct Shared {
     local: Arc<Local>,
     events: Arc<dyn PeerEvents>,
+    tls: PeerTls,
+    standings: Box<Standings>,
+    on_http2: Box<OnHttp2>,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     tombstoned: Mutex<BTreeSet<NodeId>>,
     counts: listener::Counts,
@@ -104,18 +132,21 @@ struct Shared {
 const REFUSALS_LOGGED_MAX: usize = 1000;
 
 impl Transport {
-    /// Starts to accept peers at `listener`, and sends at most `snapshot_rate` snapshot bytes a
-    /// second.
+    /// Starts to accept peers at `listener`.
     pub fn start(
         local: Local,
         listener: TcpListener,
-        snapshot_rate: u64,
+        settings: Settings,
         events: Arc<dyn PeerEvents>,
     ) -> io::Result<Self> {
+        let Settings { tls, snapshot_rate, standings, on_http2 } = settings;
         let listen_address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             local: Arc::new(local),
             events,
+            tls,
+            standings,
+            on_http2,
             links: Mutex::default(),
             tombstoned: Mutex::default(),
             counts: listener::Counts::default(),
@@ -170,7 +201,7 @@ impl Transport {
     pub fn open_snapshot(&self, peer: NodeId) -> io::Result<SnapshotSender> {
         let link = self.shared.links.lock().get(&peer).cloned();
         let link = link.ok_or_else(|| io::Error::other(format!("node {peer} is not known")))?;
-        let stream = PeerStream::dial(&link.address())?;
+        let stream = PeerStream::dial(&link.address(), self.shared.tls.as_deref())?;
         let purpose = Purpose::Snapshot;
         let hello = Hello { to: Some(peer), purpose, ..self.shared.local.hello() };
         hello::greet(&stream, &hello)?;
@@ -187,7 +218,7 @@ impl Transport {
             link.stop();
         }
         // Wakes the accepting thread; if this fails it is awake already.
-        drop(std::net::TcpStream::connect(self.listen_address));
+        drop(TcpStream::connect(self.listen_address));
     }
 }
 
@@ -202,7 +233,7 @@ impl Shared {
         let mut links = self.links.lock();
         let link = links.entry(peer).or_insert_with(|| {
             let (local, events) = (Arc::clone(&self.local), Arc::clone(&self.events));
-            Link::start(peer, address.to_owned(), local, events)
+            Link::start(peer, address.to_owned(), local, self.tls.clone(), events)
         });
         if self.is_stopped() {
             link.stop();

@@ -9,11 +9,20 @@
 #[path = "process/bad_input.rs"]
 mod bad_input;
 
+#[path = "process/bootstrap.rs"]
+mod bootstrap;
+
+#[path = "process/certificates.rs"]
+mod certificates;
+
 #[path = "process/cluster.rs"]
 mod cluster;
 
 #[path = "process/faults.rs"]
 mod faults;
+
+#[path = "process/front_end.rs"]
+mod front_end;
 
 #[path = "process/history.rs"]
 mod history;
@@ -23,3 +32,9 @@ mod lifecycle;
 
 #[path = "process/reprotect.rs"]
 mod reprotect;
+
+#[path = "process/nodes.rs"]
+mod nodes;
+
+#[path = "process/tls.rs"]
+mod tls;

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::output::Format;
+use super::security::ClientSecurity;
 use crate::config::HumanDuration;
 use clap::Args;
 use holdfast_proto::admin::admin_client::AdminClient;
@@ -28,6 +29,8 @@ pub(super) struct ClientArgs {
     /// Longest wait for an answer
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub timeout: HumanDuration,
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// The admin service of one node.
@@ -56,7 +59,8 @@ pub(super) async fn ask<T>(
     let deadline = Instant::now() + args.timeout.0;
     let mut tried = Vec::new();
     for endpoint in args.endpoints.iter().filter(|endpoint| !endpoint.is_empty()) {
-        match ask_one(endpoint, deadline, &mut question).await? {
+        let target = args.security.endpoint(endpoint)?;
+        match ask_one(target, deadline, &mut question).await? {
             Ok(answer) => return Ok(answer),
             Err(problem) => tried.push(format!("{endpoint}: {problem}")),
         }
@@ -66,14 +70,10 @@ pub(super) async fn ask<T>(
 
 /// The inner error lets the next node be tried, the outer one is final.
 async fn ask_one<T>(
-    endpoint: &str,
+    endpoint: Endpoint,
     deadline: Instant,
     question: &mut impl AsyncFnMut(Admin) -> Result<T, Status>,
 ) -> Result<Result<T, String>, Failure> {
-    let url =
-        if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-    let endpoint = Endpoint::from_shared(url)
-        .map_err(|_| Failure::usage(format!("--endpoints: {endpoint:?} is not host:port")))?;
     let left = deadline.saturating_duration_since(Instant::now());
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT.min(left));
     let channel = match endpoint.connect().await {

@@ -2,19 +2,23 @@
 
 use super::cluster::Cluster;
 use super::process::Node;
+use crate::cli::ClientSecurity;
 use holdfast_proto::admin::StatusRequest;
 use holdfast_proto::admin::admin_client::AdminClient;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic::transport::Endpoint;
 
 /// How long a node on this machine may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What is missing until ready, in words; `None` if nothing is.
-pub(super) async fn missing(cluster: &Cluster, nodes: &[Node]) -> Option<String> {
+pub(super) async fn missing(
+    cluster: &Cluster,
+    security: &ClientSecurity,
+    nodes: &[Node],
+) -> Option<String> {
     for node in nodes {
         let port = cluster.ports(node.number).http;
         let answer = tokio::time::timeout(ANSWER_MAX, http_get(port, "/readyz")).await;
@@ -23,7 +27,7 @@ pub(super) async fn missing(cluster: &Cluster, nodes: &[Node]) -> Option<String>
         }
     }
     let port = cluster.ports(nodes.first()?.number).client;
-    match tokio::time::timeout(ANSWER_MAX, status(port)).await {
+    match tokio::time::timeout(ANSWER_MAX, status(security, port)).await {
         Ok(Ok(status)) => without_leader(&status),
         Ok(Err(error)) => {
             Some(format!("node {} does not tell its status: {error}", nodes[0].number))
@@ -43,9 +47,9 @@ fn without_leader(status: &Value) -> Option<String> {
     }
 }
 
-async fn status(port: u16) -> Result<Value, String> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
-        .map_err(|error| error.to_string())?;
+async fn status(security: &ClientSecurity, port: u16) -> Result<Value, String> {
+    let endpoint =
+        security.endpoint(&format!("127.0.0.1:{port}")).map_err(|failure| failure.line)?;
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
     let answer = AdminClient::new(channel)
         .status(StatusRequest { local: false })

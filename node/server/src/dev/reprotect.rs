@@ -5,13 +5,14 @@
 //! node, repeated under the same name until the cluster has taken it.
 
 use super::cluster::Cluster;
+use crate::cli::ClientSecurity;
 use crate::config::HumanDuration;
 use holdfast_proto::admin::admin_client::AdminClient;
 use holdfast_proto::admin::{ReprotectRequest, StatusRequest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Between two looks at the cluster.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -171,7 +172,7 @@ impl Guard {
 }
 
 /// Watches over the cluster for ever.
-pub(super) async fn run(cluster: &Cluster) {
+pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
     let start = Instant::now();
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let delay = cluster.reprotect_delay.parse::<HumanDuration>();
@@ -180,7 +181,7 @@ pub(super) async fn run(cluster: &Cluster) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         // Nobody answers: nothing is known, and nothing decided.
-        let Some((mut admin, view)) = look(cluster).await else { continue };
+        let Some((mut admin, view)) = look(cluster, security).await else { continue };
         for act in guard.step(start.elapsed(), &view) {
             match act {
                 Act::Say(line) => println!("{line}"),
@@ -202,9 +203,13 @@ pub(super) async fn run(cluster: &Cluster) {
 }
 
 /// What the first node that answers says about the cluster.
-async fn look(cluster: &Cluster) -> Option<(AdminClient<Channel>, View)> {
+async fn look(
+    cluster: &Cluster,
+    security: &ClientSecurity,
+) -> Option<(AdminClient<Channel>, View)> {
     for number in cluster.numbers() {
-        let asked = tokio::time::timeout(ANSWER_MAX, ask(cluster.ports(number).client)).await;
+        let port = cluster.ports(number).client;
+        let asked = tokio::time::timeout(ANSWER_MAX, ask(security, port)).await;
         if let Ok(Some(found)) = asked {
             return Some(found);
         }
@@ -212,9 +217,9 @@ async fn look(cluster: &Cluster) -> Option<(AdminClient<Channel>, View)> {
     None
 }
 
-async fn ask(port: u16) -> Option<(AdminClient<Channel>, View)> {
-    let channel =
-        Endpoint::from_shared(format!("http://127.0.0.1:{port}")).ok()?.connect().await.ok()?;
+async fn ask(security: &ClientSecurity, port: u16) -> Option<(AdminClient<Channel>, View)> {
+    let endpoint = security.endpoint(&format!("127.0.0.1:{port}")).ok()?;
+    let channel = endpoint.connect().await.ok()?;
     let mut admin = AdminClient::new(channel);
     let answer = admin.status(StatusRequest { local: false }).await.ok()?;
     let view = serde_json::from_slice(&answer.into_inner().json).ok()?;

@@ -9,13 +9,11 @@ use holdfast_core::descriptor::NodeState;
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::request::{AdminOp, Request, Response};
 use holdfast_proto::admin as pb;
-use holdfast_proto::admin::admin_client::AdminClient;
 use report::{Cluster, Local};
 use serde::Serialize;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 /// How long another node may take to tell about itself. It answers from memory, so one that needs
 /// longer counts as not answering.
@@ -116,6 +114,12 @@ impl Gateway {
         }
     }
 
+    /// What this node knows, in the form that nodes exchange.
+    pub fn report(&self) -> Vec<u8> {
+        // Only what cannot be written fails, and then the asking node says so.
+        serde_json::to_vec(&self.local()).unwrap_or_default()
+    }
+
     /// What this node knows.
     fn local(&self) -> Local {
         let vitals = self.backend().vitals();
@@ -136,7 +140,7 @@ impl Gateway {
         let mut asked = JoinSet::new();
         for node in &mine.view.nodes {
             if node.id != mine.node && node.state != NodeState::Tombstoned {
-                asked.spawn(ask(node.client_address.clone()));
+                asked.spawn(self.clone().ask_node(node.peer_address.clone()));
             }
         }
         let mut answers = Vec::new();
@@ -150,27 +154,22 @@ impl Gateway {
         }
         Cluster::new(mine, answers)
     }
-}
 
-/// Asks another node for its report.
-async fn ask(address: String) -> (String, Result<Local, String>) {
-    let answer = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| format!("malformed address: {error}"))?
-            .connect_timeout(ASK_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(|error| format!("connect: {error}"))?;
-        let mut client = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
-        let reply = client
-            .status(pb::StatusRequest { local: true })
-            .await
-            .map_err(|status| format!("ask: {status}"))?;
-        serde_json::from_slice(&reply.into_inner().json)
-            .map_err(|error| format!("read its report: {error}"))
-    };
-    let answer = tokio::time::timeout(ASK_TIMEOUT, answer)
-        .await
-        .unwrap_or_else(|_elapsed| Err("no answer in time".to_owned()));
-    (address, answer)
+    /// Asks another node for its report, over the peers' port: a node whose clients are cut off
+    /// still answers there.
+    async fn ask_node(self, address: String) -> (String, Result<Local, String>) {
+        let asked = address.clone();
+        let answer = tokio::task::spawn_blocking(move || (self.inner.ask_node)(&asked));
+        let answer = match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+            Ok(Ok(Ok(report))) => {
+                serde_json::from_slice(&report).map_err(|error| format!("read its report: {error}"))
+            }
+            Ok(Ok(Err(error))) => Err(error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err("no answer in time".to_owned()),
+        };
+        (address, answer)
+    }
 }
 
 fn json(value: &impl Serialize) -> Result<bytes::Bytes, Status> {

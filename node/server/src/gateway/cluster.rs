@@ -4,7 +4,7 @@
 //! risk; etcd's calls for it are refused.
 
 use super::grpc::Call;
-use super::{Gateway, error};
+use super::{Config, Gateway, error};
 use holdfast_core::descriptor::{NodeRecord, NodeState};
 use holdfast_core::request::Request;
 use holdfast_proto::etcdserverpb as pb;
@@ -25,7 +25,7 @@ impl Gateway {
             .nodes
             .iter()
             .filter(|node| node.state != NodeState::Tombstoned)
-            .map(member)
+            .map(|node| member(node, self.config()))
             .collect();
         Ok(pb::MemberListResponse { header: Some(self.bare_header()), members })
     }
@@ -40,18 +40,18 @@ pub(super) fn refuse_change() -> Status {
 }
 
 /// Unlike in etcd a member that has not started yet has URLs already.
-fn member(node: &NodeRecord) -> pb::Member {
+fn member(node: &NodeRecord, config: &Config) -> pb::Member {
     pb::Member {
         id: node.id.0,
         name: node.name.clone(),
-        peer_ur_ls: vec![url(&node.peer_address)],
-        client_ur_ls: vec![url(&node.client_address)],
+        peer_ur_ls: vec![url(&node.peer_address, config.peer_tls)],
+        client_ur_ls: vec![url(&node.client_address, config.client_tls)],
         is_learner: false,
     }
 }
 
-fn url(address: &str) -> String {
-    format!("http://{address}")
+fn url(address: &str, tls: bool) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
 }
 
 /// The target of a leader transfer must be one of these.

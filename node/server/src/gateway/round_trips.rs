@@ -38,7 +38,7 @@ async fn server() -> Server {
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = gateway.clone();
     let served = tokio::spawn(async move {
-        serve(listener, serving, async {
+        serve(listener, None, serving, async {
             stopped.await.ok();
         })
         .await;

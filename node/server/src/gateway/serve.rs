@@ -2,11 +2,14 @@
 //!
 //! One port serves gRPC (HTTP/2 with prior knowledge) and plain HTTP/1.1; the first bytes of a
 //! connection tell which. Paths are matched here and not by a router, which would cost each request
-//! more than the match.
+//! more than the match. With TLS the same holds inside it; a client chooses with ALPN or by what it
+//! sends.
 
 use super::grpc::{self, Body, Call, HttpRequest};
+use super::handed::Handed;
 use super::streams::{self, Streams};
 use super::{Gateway, cluster, error};
+use crate::tls::Tls;
 use http::{Method, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -16,7 +19,11 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,20 +45,55 @@ const RESET_STREAMS_MAX: usize = 4096;
 /// Pause after the system refused a connection, which mostly means that it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a TLS handshake may take.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections of administrators on the peers' port: operators, and people who look.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// How the paths of administrators begin.
+const ADMIN: &str = "/holdfast.admin.v1.Admin/";
+
 /// Serves clients on `listener` until `stop` resolves. Then it takes no more connections, tells the
 /// clients to go elsewhere, ends the streams, and gives open requests
 /// [`super::Config::stop_timeout`] to finish.
-pub async fn serve(listener: TcpListener, gateway: Gateway, stop: impl Future<Output = ()>) {
+///
+/// With `tls`, every connection is encrypted with the certificate of the moment.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    gateway: Gateway,
+    stop: impl Future<Output = ()>,
+) {
     let stopping = CancellationToken::new();
     let connections = TaskTracker::new();
     let builder = Arc::new(connection_builder());
+    let front_end = gateway.endpoints().front_end();
+    // A listener that does not know its address takes no connections either.
+    if let Ok(address) = listener.local_addr() {
+        front_end.open(address);
+    }
     let accept = async {
         loop {
             match listener.accept().await {
                 Ok((stream, _address)) => {
-                    let connection =
-                        connection(builder.clone(), stream, gateway.clone(), stopping.clone());
-                    connections.spawn(connection);
+                    front_end.accepted();
+                    let (builder, tls) = (builder.clone(), tls.clone());
+                    let (gateway, stopping) = (gateway.clone(), stopping.clone());
+                    connections.spawn(async move {
+                        // Small messages must not wait for more. A socket that refuses is about
+                        // to fail anyway.
+                        if stream.set_nodelay(true).is_err() {
+                            return;
+                        }
+                        let service = move |request| gateway.clone().answer(request);
+                        let Some(tls) = tls else {
+                            return connection(&builder, stream, service, stopping).await;
+                        };
+                        if let Some(stream) = encrypt(&tls, stream, &stopping).await {
+                            connection(&builder, stream, service, stopping).await;
+                        }
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a client connection");
@@ -66,6 +108,7 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: impl Future<Ou
         () = Streams::guard(&gateway) => {}
     }
     drop(listener);
+    front_end.close();
     gateway.inner.streams.stop();
     stopping.cancel();
     connections.close();
@@ -94,19 +137,75 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn connection(
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
+/// Serves administrators whose connections began on the peers' port, until `stop` resolves.
+pub async fn serve_admin(
+    mut handed: Handed,
+    tls: Arc<Tls>,
     gateway: Gateway,
-    stopping: CancellationToken,
+    stop: impl Future<Output = ()>,
 ) {
-    // Small messages must not wait for more. A socket that refuses is about to fail anyway.
-    if stream.set_nodelay(true).is_err() {
-        return;
+    let stopping = CancellationToken::new();
+    let room = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    let builder = Arc::new(connection_builder());
+    let take = async {
+        while let Some(stream) = handed.next().await {
+            let (Ok(stream), Ok(place)) = (stream, Arc::clone(&room).try_acquire_owned()) else {
+                continue;
+            };
+            let (builder, tls) = (Arc::clone(&builder), Arc::clone(&tls));
+            let (gateway, stopping) = (gateway.clone(), stopping.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                let service = move |request| gateway.clone().answer_admin(request);
+                if let Some(stream) = encrypt(&tls, stream, &stopping).await {
+                    connection(&builder, stream, service, stopping).await;
+                }
+            });
+        }
+    };
+    tokio::select! {
+        () = stop => {}
+        () = take => {}
     }
+    stopping.cancel();
+}
+
+/// The TLS handshake; `None` if it failed, which is not worth more than a line for those who debug.
+async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+    tls: &Tls,
+    stream: S,
+    stopping: &CancellationToken,
+) -> Option<TlsStream<S>> {
+    let handshake = TlsAcceptor::from(tls.server()).accept(stream);
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(TLS_TIMEOUT, handshake) => outcome,
+        () = stopping.cancelled() => return None,
+    };
+    match outcome {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(side = %tls.side(), %error, "TLS handshake failed");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(side = %tls.side(), "TLS handshake took too long");
+            None
+        }
+    }
+}
+
+async fn connection<S, F>(
+    builder: &auto::Builder<TokioExecutor>,
+    stream: S,
+    service: impl Fn(HttpRequest) -> F + Send,
+    stopping: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let service = service_fn(move |request| {
-        let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+        let answer = service(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
@@ -199,6 +298,18 @@ impl Gateway {
                 streams::answers(request, move |message| Ok(self.health_watch(call, &message)))
                     .await
             }
+            path if path.starts_with(ADMIN) => self.answer_admin(request).await,
+            // Authentication, locks, elections, snapshots, downgrades, range streams, and whatever
+            // a later etcd has: clients fall back or say so.
+            path => error::unknown_method(path).into_http(),
+        }
+    }
+}
+
+impl Gateway {
+    /// The methods of administrators and nothing else.
+    async fn answer_admin(self, mut request: HttpRequest) -> Response<Body> {
+        match request.uri().path() {
             "/holdfast.admin.v1.Admin/Status" => unary!(self.admin_status, request),
             "/holdfast.admin.v1.Admin/Ranges" => unary!(self.admin_ranges, request),
             "/holdfast.admin.v1.Admin/Nodes" => unary!(self.admin_nodes, request),
@@ -207,8 +318,6 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/Undrain" => unary!(self.admin_undrain, request),
             "/holdfast.admin.v1.Admin/Split" => unary!(self.admin_split, request),
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
-            // Authentication, locks, elections, snapshots, downgrades, range streams, and whatever
-            // a later etcd has: clients fall back or say so.
             path => error::unknown_method(path).into_http(),
         }
     }

@@ -1,9 +1,11 @@
-//! Numbers that are read from the core's last status when somebody asks.
+//! Numbers that are read from elsewhere when somebody asks: the core's last status, certificates.
 
+use crate::tls::Tls;
 use holdfast_core::status::Status;
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
@@ -42,6 +44,39 @@ impl Collector for StatusCollector {
         }
         for (name, help, value) in gauges(&status) {
             write(&mut encoder, name, help, &ConstGauge::new(value))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what certificates are in use.
+#[derive(Debug)]
+pub(super) struct TlsCollector(pub(super) Vec<Arc<Tls>>);
+
+impl Collector for TlsCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut family = encoder.encode_descriptor(
+            "holdfast_tls_certificate_not_after_seconds",
+            "When the certificate in use ends, in seconds since 1970",
+            None,
+            MetricType::Gauge,
+        )?;
+        for tls in &self.0 {
+            let labels = [("listener", tls.side().to_string())];
+            ConstGauge::new(tls.not_after()).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "holdfast_tls_reload_failures",
+            "Changed certificate files that could not be used",
+            None,
+            MetricType::Counter,
+        )?;
+        for tls in &self.0 {
+            let labels = [("listener", tls.side().to_string())];
+            ConstCounter::new(tls.failures()).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::store_loop::{self, Inbox};
-use crate::transport::{Transport, ask};
+use crate::transport::{PeerTls, Transport, ask};
 use holdfast_core::message::{InternalReply, MetaRequest};
 use holdfast_storage::Identity;
 use std::io;
@@ -17,6 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub(super) fn start(
     config: &Config,
     identity: &Identity,
+    tls: &PeerTls,
     transport: &Arc<Transport>,
     inbox: &Inbox,
 ) -> io::Result<()> {
@@ -28,6 +29,7 @@ pub(super) fn start(
         http_address: config.advertise_http.clone(),
     };
     let cluster = identity.cluster;
+    let tls = tls.clone();
     // The transport must not outlive the node because of this thread.
     let (transport, inbox) = (Arc::downgrade(transport), Arc::clone(inbox));
     std::thread::Builder::new().name("announce".to_owned()).spawn(move || {
@@ -39,7 +41,8 @@ pub(super) fn start(
                 return;
             };
             for (peer, address) in peers {
-                let answer = ask(&address, cluster, &request).map_err(|error| error.to_string());
+                let answer = ask(&address, tls.as_deref(), cluster, &request)
+                    .map_err(|error| error.to_string());
                 if heard(&answer) {
                     return info!("announced to {peer}");
                 }

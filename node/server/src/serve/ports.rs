@@ -1,9 +1,11 @@
 //! The three listeners. Ports are taken at the very start, so that a port in use is told before
 //! anything is touched, and opened only when somebody answers there: until then connections are
-//! refused, and clients and peers look elsewhere.
+//! refused, and clients and peers look elsewhere. Probes are answered at once; peers earlier than
+//! clients if the cluster is yet to be formed.
 
 use crate::cli::Failure;
 use crate::config::Config;
+use crate::transport::Waiting;
 use std::io;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
@@ -11,40 +13,60 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Ports that are taken but not open.
+/// Ports that are taken, and some of them open.
 pub(super) struct Ports {
     client: TcpSocket,
-    peer: TcpSocket,
-    http: TcpSocket,
+    peer: PeerPort,
+}
+
+enum PeerPort {
+    Taken(TcpSocket),
+    Answering(Waiting),
+    /// Only inside the methods here, or after one of them failed.
+    Gone,
 }
 
 /// Open ports.
 pub(super) struct Listeners {
     pub client: TcpListener,
     pub peer: std::net::TcpListener,
-    pub http: TcpListener,
 }
 
 impl Ports {
-    /// Takes the ports.
-    pub(super) async fn reserve(config: &Config) -> Result<Self, Failure> {
-        Ok(Self {
-            client: reserve("client-listen", &config.client_listen).await?,
-            peer: reserve("peer-listen", &config.peer_listen).await?,
-            http: reserve("http-listen", &config.http_listen).await?,
-        })
+    /// Takes the ports, and opens the one of the HTTP endpoints.
+    pub(super) async fn reserve(config: &Config) -> Result<(Self, TcpListener), Failure> {
+        let client = reserve("client-listen", &config.client_listen).await?;
+        let peer = reserve("peer-listen", &config.peer_listen).await?;
+        let http = reserve("http-listen", &config.http_listen)
+            .await?
+            .listen(BACKLOG)
+            .map_err(|error| Failure::broken(format!("cannot listen: {error}")))?;
+        Ok((Self { client, peer: PeerPort::Taken(peer) }, http))
+    }
+
+    /// Opens the peers' port.
+    pub(super) fn open_peer(&mut self) -> io::Result<std::net::TcpListener> {
+        match std::mem::replace(&mut self.peer, PeerPort::Gone) {
+            PeerPort::Taken(socket) => {
+                let listener = socket.listen(BACKLOG)?.into_std()?;
+                // Peers have threads of their own, which wait.
+                listener.set_nonblocking(false)?;
+                Ok(listener)
+            }
+            PeerPort::Answering(waiting) => Ok(waiting.stop()),
+            PeerPort::Gone => Err(io::Error::other("the peers' port is gone")),
+        }
+    }
+
+    /// The peers' port is answered until somebody else opens it.
+    pub(super) fn answer_peers(&mut self, waiting: Waiting) {
+        self.peer = PeerPort::Answering(waiting);
     }
 
     /// Opens the ports.
-    pub(super) fn listen(self) -> io::Result<Listeners> {
-        let peer = self.peer.listen(BACKLOG)?.into_std()?;
-        // Peers have threads of their own, which wait.
-        peer.set_nonblocking(false)?;
-        Ok(Listeners {
-            client: self.client.listen(BACKLOG)?,
-            peer,
-            http: self.http.listen(BACKLOG)?,
-        })
+    pub(super) fn listen(mut self) -> io::Result<Listeners> {
+        let peer = self.open_peer()?;
+        Ok(Listeners { client: self.client.listen(BACKLOG)?, peer })
     }
 }
 

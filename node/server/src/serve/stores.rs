@@ -1,9 +1,10 @@
 //! The log and the state of a node, opened; or written for the first time.
 
-use super::identity::{founder, is_founder};
+use super::identity::place;
+use super::start::Plan as StartPlan;
 use super::storage_failure;
 use crate::cli::Failure;
-use crate::config::{Config, InitialClusterState};
+use crate::config::Config;
 use holdfast_core::bootstrap::Plan;
 use holdfast_core::descriptor::{NodeRecord, NodeState};
 use holdfast_core::effects::ReplicaBoot;
@@ -21,21 +22,28 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// Opens the stores of `disk`; those of a node that forms a cluster get their first content.
-    pub(super) fn open(config: &Config, disk: &Disk, identity: &Identity) -> Result<Self, Failure> {
-        Self::try_open(config, disk, identity).map_err(|error| storage_failure(&error))
+    /// Opens the stores of `disk`; those of a node that formed a cluster get their first content.
+    pub(super) fn open(
+        config: &Config,
+        disk: &Disk,
+        identity: &Identity,
+        formed: Option<&StartPlan>,
+    ) -> Result<Self, Failure> {
+        Self::try_open(config, disk, identity, formed).map_err(|error| storage_failure(&error))
     }
 
-    fn try_open(config: &Config, disk: &Disk, identity: &Identity) -> Result<Self, StorageError> {
+    fn try_open(
+        config: &Config,
+        disk: &Disk,
+        identity: &Identity,
+        formed: Option<&StartPlan>,
+    ) -> Result<Self, StorageError> {
         let log = RaftLog::open(&disk.log_dir(), &LogOptions::default())?;
         let options =
             StateOptions { cache_bytes: config.cache as usize, ..StateOptions::default() };
         let state = State::open(&disk.state_path(), options)?;
-        let forms = config.initial_cluster_state == InitialClusterState::New
-            && is_founder(config, identity)
-            && !marker(disk).exists();
-        if forms {
-            write_initial(config, identity, &log, &state)?;
+        if let Some(plan) = formed.filter(|_| !marker(disk).exists()) {
+            write_initial(plan, identity, &log, &state)?;
             mark(disk)?;
         }
         let mut boots = Vec::new();
@@ -66,14 +74,14 @@ fn mark(disk: &Disk) -> Result<(), StorageError> {
 
 /// Every founder computes the same cluster and writes its own part.
 fn write_initial(
-    config: &Config,
+    plan: &StartPlan,
     identity: &Identity,
     log: &RaftLog,
     state: &State,
 ) -> Result<(), StorageError> {
-    let me = founder(config);
-    let nodes = config
-        .initial_cluster
+    let me = place(plan, &identity.name).expect("founders are in their list");
+    let nodes = plan
+        .founders()
         .members
         .iter()
         .enumerate()
@@ -93,8 +101,8 @@ fn write_initial(
     let plan = Plan {
         cluster: identity.cluster,
         nodes,
-        replicas: config.replicas,
-        split_keys: config.split_keys.0.clone(),
+        replicas: plan.replicas(),
+        split_keys: plan.split_keys().0,
     };
     let (persist, batches) = plan.initial_state(me);
     log.persist(&persist)?;

@@ -74,16 +74,20 @@ pub type Inbox = Arc<Mailbox<Mail>>;
 /// Receives one raft snapshot: stages it and tells the loop.
 pub type SnapshotSink = dyn Fn(NodeId, SnapshotReceiver) -> io::Result<()> + Send + Sync;
 
+/// Tells what this node knows.
+pub type Report = dyn Fn() -> Vec<u8> + Send + Sync;
+
 /// Puts what the transport tells into a mailbox.
 pub struct PeerMail {
     inbox: Inbox,
     snapshots: Box<SnapshotSink>,
+    report: Box<Report>,
 }
 
 impl PeerMail {
-    /// Into `inbox`; snapshots go to `snapshots`.
-    pub fn new(inbox: Inbox, snapshots: Box<SnapshotSink>) -> Self {
-        Self { inbox, snapshots }
+    /// Into `inbox`; snapshots go to `snapshots`, and whoever asks gets what `report` tells.
+    pub fn new(inbox: Inbox, snapshots: Box<SnapshotSink>, report: Box<Report>) -> Self {
+        Self { inbox, snapshots, report }
     }
 }
 
@@ -113,6 +117,10 @@ impl PeerEvents for PeerMail {
 
     fn asked(&self, request: MetaRequest) -> Result<InternalReply, String> {
         ask(&self.inbox, request)
+    }
+
+    fn report(&self) -> Vec<u8> {
+        (self.report)()
     }
 }
 

@@ -34,6 +34,10 @@ pub(super) enum Purpose {
     Snapshot,
     /// One question to the meta range; the sender need not have an id yet.
     Ask,
+    /// One question of a node with an empty disk that wants to form the cluster.
+    Form,
+    /// One question for what the listening node knows.
+    Report,
 }
 
 /// What the dialling side says.

@@ -13,7 +13,7 @@
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuilder, FrameReader, decode_messages};
 use super::hello::{self, Hello};
-use super::stream::PeerStream;
+use super::stream::{PeerStream, PeerTls, Wrote};
 use super::{Local, PeerEvents};
 use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
@@ -57,6 +57,7 @@ const PAIRING_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     peer: NodeId,
     local: Arc<Local>,
+    tls: PeerTls,
     events: Arc<dyn PeerEvents>,
     state: Mutex<State>,
     changed: Condvar,
@@ -115,12 +116,14 @@ impl Link {
         peer: NodeId,
         address: String,
         local: Arc<Local>,
+        tls: PeerTls,
         events: Arc<dyn PeerEvents>,
     ) -> Arc<Self> {
         let state = State { address, ..State::default() };
         let link = Arc::new(Self {
             peer,
             local,
+            tls,
             events,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -198,8 +201,8 @@ impl Link {
         if state.queue.is_empty() && !state.writing {
             let out = state.out.as_ref().expect("a session has both connections");
             match out.stream.write_now(&frame) {
-                Ok(written) if written == frame.len() => return builder.recycle(frame),
-                Ok(written) => state.sent = written,
+                Ok(Wrote::All) => return builder.recycle(frame),
+                Ok(Wrote::Part(written)) => state.sent = written,
                 Err(error) => return self.broke(&mut state, &error),
             }
         }
@@ -231,6 +234,9 @@ impl Link {
                         }
                         if error.kind() == io::ErrorKind::PermissionDenied && text != last_error {
                             warn!(peer = %self.peer, address, "peer refuses this node: {text}");
+                        } else if error.kind() == io::ErrorKind::InvalidData && text != last_error {
+                            // Not the protocol, or not a certificate, that either side wants.
+                            warn!(peer = %self.peer, address, "cannot talk to peer: {text}");
                         } else {
                             debug!(peer = %self.peer, address, "cannot connect: {text}");
                         }
@@ -277,7 +283,8 @@ impl Link {
     }
 
     fn write(&self, stream: &Arc<PeerStream>, frame: &[u8], sent: usize) {
-        let written = (&mut &**stream).write_all(&frame[sent..]);
+        let mut socket = &**stream;
+        let written = socket.write_all(&frame[sent..]).and_then(|()| socket.flush());
         let mut state = self.state.lock();
         state.writing = false;
         let current = state.out.as_ref().is_some_and(|out| Arc::ptr_eq(&out.stream, stream));
@@ -294,7 +301,7 @@ impl Link {
     }
 
     fn dial(&self, address: &str) -> io::Result<()> {
-        let stream = PeerStream::dial(address)?;
+        let stream = PeerStream::dial(address, self.tls.as_deref())?;
         let hello = Hello { to: Some(self.peer), ..self.local.hello() };
         let agreed = hello::greet(&stream, &hello)?;
         let mut state = self.state.lock();

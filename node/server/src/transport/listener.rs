@@ -5,11 +5,11 @@
 use super::ask;
 use super::hello::{self, Hello, Purpose};
 use super::snapshot::SnapshotReceiver;
-use super::stream::PeerStream;
+use super::stream::{Accepted, PeerStream};
 use super::{Shared, spawn};
 use holdfast_core::ids::NodeId;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -33,25 +33,33 @@ pub(super) struct Counts {
 
 /// Accepts until the transport is stopped.
 pub(super) fn run(listener: &TcpListener, shared: &Arc<Shared>) {
+    accept_until(listener, &|| shared.is_stopped(), |stream| {
+        if shared.counts.side.fetch_add(1, Ordering::Relaxed) >= SIDE_CONNECTIONS_MAX {
+            shared.counts.side.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let shared = Arc::clone(shared);
+        spawn("peer-accept".to_owned(), move || {
+            if let Err(error) = welcome(stream, &shared) {
+                debug!("connection to the peer listener failed: {error}");
+            }
+        });
+    });
+}
+
+/// Accepts until told that it is enough: looked at after each connection.
+pub(super) fn accept_until(
+    listener: &TcpListener,
+    enough: &dyn Fn() -> bool,
+    mut take: impl FnMut(TcpStream),
+) {
     loop {
         let accepted = listener.accept();
-        if shared.is_stopped() {
+        if enough() {
             return;
         }
         match accepted {
-            Ok((stream, _from)) => {
-                if shared.counts.side.fetch_add(1, Ordering::Relaxed) >= SIDE_CONNECTIONS_MAX {
-                    shared.counts.side.fetch_sub(1, Ordering::Relaxed);
-                    continue;
-                }
-                let shared = Arc::clone(shared);
-                spawn("peer-accept".to_owned(), move || {
-                    let handled = PeerStream::new(stream).and_then(|s| handle(s, &shared));
-                    if let Err(error) = handled {
-                        debug!("connection to the peer listener failed: {error}");
-                    }
-                });
-            }
+            Ok((stream, _from)) => take(stream),
             Err(error) => {
                 warn!("cannot accept a peer connection: {error}");
                 std::thread::sleep(ACCEPT_PAUSE);
@@ -60,8 +68,27 @@ pub(super) fn run(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
+fn welcome(stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let side = Counted::new(shared, |counts| &counts.side);
+    let from = stream.peer_addr()?.ip();
+    match PeerStream::accept(stream, shared.tls.as_deref()) {
+        Ok(Accepted::Peer(stream)) => handle(stream, side, shared),
+        Ok(Accepted::Http2(stream, seen)) => {
+            (shared.on_http2)(stream, seen);
+            Ok(())
+        }
+        Err(error) => {
+            // Ports are scanned; a certificate that is not trusted is worth a line.
+            let told = error.kind() == io::ErrorKind::InvalidData;
+            if told && shared.is_new_refusal(format!("{from} {error}")) {
+                warn!(%from, "refused a peer connection: {error}");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn handle(stream: PeerStream, side: Counted<'_>, shared: &Arc<Shared>) -> io::Result<()> {
     let hello = hello::hear(&stream)?;
     let local = &shared.local;
     if let Some(reason) = objection(&hello, shared) {
@@ -96,6 +123,14 @@ fn handle(stream: PeerStream, shared: &Arc<Shared>) -> io::Result<()> {
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
             ask::answer(&stream, &*shared.events)
         }
+        Purpose::Form => {
+            hello::accept(&stream, &hello, local.node, local.incarnation)?;
+            ask::answer_founder(&stream, &*shared.standings)
+        }
+        Purpose::Report => {
+            hello::accept(&stream, &hello, local.node, local.incarnation)?;
+            ask::answer_report(&stream, &*shared.events)
+        }
     }
 }
 
@@ -104,7 +139,7 @@ fn objection(hello: &Hello, shared: &Shared) -> Option<String> {
     if let Some(reason) = hello.objection(local.cluster, local.node) {
         return Some(reason);
     }
-    if hello.purpose == Purpose::Ask {
+    if matches!(hello.purpose, Purpose::Ask | Purpose::Form | Purpose::Report) {
         return None;
     }
     if hello.node == NodeId(0) || hello.node == local.node {

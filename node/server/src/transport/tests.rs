@@ -1,6 +1,8 @@
 //! Two or more transports on loopback sockets.
 
 use super::*;
+use crate::tls::tests::{Authority, files};
+use crate::tls::{Side, Tls};
 use bytes::Bytes;
 use holdfast_core::ids::{RangeId, ReplicaId};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -60,6 +62,10 @@ impl PeerEvents for Recorder {
             _ => Err("who are you".to_owned()),
         }
     }
+
+    fn report(&self) -> Vec<u8> {
+        b"report".to_vec()
+    }
 }
 
 struct Peer {
@@ -74,12 +80,22 @@ impl Peer {
     }
 
     fn start_at(address: &str, cluster: u64, node: u64, incarnation: u64) -> Self {
+        Self::start_with(address, cluster, node, incarnation, None)
+    }
+
+    fn start_with(address: &str, cluster: u64, node: u64, incarnation: u64, tls: PeerTls) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, seen) = channel();
         let local = Local { cluster, node: NodeId(node), incarnation, address: address.clone() };
         let events = Arc::new(Recorder(Mutex::new(sender)));
-        let transport = Transport::start(local, listener, 1 << 30, events).unwrap();
+        let settings = Settings {
+            tls,
+            snapshot_rate: 1 << 30,
+            standings: Box::new(|_| Standing::Formed { nonce: Some(5), plan: 6 }),
+            on_http2: Box::new(|_, _| {}),
+        };
+        let transport = Transport::start(local, listener, settings, events).unwrap();
         Self { transport, seen, address }
     }
 
@@ -106,7 +122,24 @@ fn numbered(number: u64, size: usize) -> Message {
 }
 
 fn pair() -> (Peer, Peer) {
-    let (one, two) = (Peer::start(7, 1, 10), Peer::start(7, 2, 20));
+    introduce(Peer::start(7, 1, 10), Peer::start(7, 2, 20))
+}
+
+/// Two nodes whose certificates are of one authority.
+fn encrypted_pair(authority: &Authority) -> (Peer, Peer) {
+    let [one, two] = [1, 2].map(|node| {
+        Peer::start_with("127.0.0.1:0", 7, node, node * 10, Some(certified(authority)))
+    });
+    introduce(one, two)
+}
+
+fn certified(authority: &Authority) -> Arc<Tls> {
+    let directory = tempfile::tempdir().unwrap();
+    authority.write(directory.path());
+    Arc::new(Tls::load(files("peer-", directory.path()), Side::Peer).unwrap())
+}
+
+fn introduce(one: Peer, two: Peer) -> (Peer, Peer) {
     one.transport.set_peer(NodeId(2), &two.address);
     assert_eq!(one.next(), Seen::Connected(NodeId(2)));
     assert_eq!(two.next(), Seen::Connected(NodeId(1)), "the dialled node learns the address");
@@ -115,7 +148,15 @@ fn pair() -> (Peer, Peer) {
 
 #[test]
 fn messages_arrive_in_order_in_both_directions_however_many() {
-    let (one, two) = pair();
+    many_messages(pair());
+}
+
+#[test]
+fn messages_arrive_in_order_when_encrypted() {
+    many_messages(encrypted_pair(&Authority::new("one")));
+}
+
+fn many_messages((one, two): (Peer, Peer)) {
     let count = 3000;
     for number in 0..count {
         one.transport.send(NodeId(2), std::iter::once(numbered(number, number as usize * 10)));
@@ -161,8 +202,61 @@ fn other_clusters_and_removed_nodes_are_refused() {
 }
 
 #[test]
+fn only_nodes_with_a_trusted_certificate_are_talked_to() {
+    let authority = Authority::new("one");
+    let (one, two) = encrypted_pair(&authority);
+    let start = |node, tls| Peer::start_with("127.0.0.1:0", 7, node, node * 10, tls);
+    let strangers = [start(3, None), start(4, Some(certified(&Authority::new("other"))))];
+    for (stranger, node) in strangers.iter().zip([NodeId(3), NodeId(4)]) {
+        stranger.transport.set_peer(NodeId(1), &one.address);
+        one.transport.set_peer(node, &stranger.address);
+        assert!(ask_report(&one.address, None, 7).is_err());
+    }
+    let silence = Duration::from_millis(500);
+    assert!(one.seen.recv_timeout(silence).is_err());
+    assert!(strangers.iter().all(|stranger| stranger.seen.try_recv().is_err()));
+
+    let trusted = certified(&authority);
+    assert_eq!(ask_report(&one.address, Some(&trusted), 7).unwrap(), b"report");
+    let port = one.address.rsplit_once(':').unwrap().1;
+    let by_name = format!("localhost:{port}");
+    assert_eq!(ask_report(&by_name, Some(&trusted), 7).unwrap(), b"report");
+    // The certificate does not name this address, which leads to the same listener.
+    let other_name = format!("127.1:{port}");
+    assert!(ask_report(&other_name, Some(&trusted), 7).is_err());
+    drop(two);
+}
+
+#[test]
+fn a_founder_is_answered() {
+    let one = Peer::start(7, 1, 10);
+    let founder = Founder { name: "b".to_owned(), to: "a".to_owned(), nonce: 3, plan: 6 };
+    let formed = Standing::Formed { nonce: Some(5), plan: 6 };
+    assert_eq!(ask_to_form(&one.address, None, 7, &founder).unwrap(), formed);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let empty = |founder: &Founder| Standing::Empty { nonce: founder.nonce + 1, plan: 6 };
+    let waiting = Waiting::start(listener, 7, None, Box::new(empty)).unwrap();
+    let standing = ask_to_form(&address, None, 7, &founder).unwrap();
+    assert_eq!(standing, Standing::Empty { nonce: 4, plan: 6 });
+    let stranger = ask_to_form(&address, None, 8, &founder).unwrap_err();
+    assert_eq!(stranger.kind(), io::ErrorKind::PermissionDenied);
+    assert!(ask_report(&address, None, 7).is_err(), "there is nothing to tell yet");
+    waiting.stop().local_addr().unwrap();
+}
+
+#[test]
 fn a_snapshot_arrives_whole_and_is_acknowledged() {
-    let (one, two) = pair();
+    a_snapshot(pair());
+}
+
+#[test]
+fn a_snapshot_arrives_whole_when_encrypted() {
+    a_snapshot(encrypted_pair(&Authority::new("one")));
+}
+
+fn a_snapshot((one, two): (Peer, Peer)) {
     let mut sender = one.transport.open_snapshot(NodeId(2)).unwrap();
     let data: Vec<u8> = (0..5_000_000_u32).map(|number| number as u8).collect();
     for piece in data.chunks(1 << 20) {
@@ -183,28 +277,41 @@ fn a_node_without_an_id_is_answered_or_told_why_not() {
         http_address: "h:3".to_owned(),
         nonce: 1,
     };
-    let joined = ask(&one.address, 7, &join("new")).unwrap();
+    let joined = ask(&one.address, None, 7, &join("new")).unwrap();
     assert!(matches!(joined, InternalReply::Joined { node: NodeId(4), .. }));
-    let refused = ask(&one.address, 7, &join("other")).unwrap_err();
+    let refused = ask(&one.address, None, 7, &join("other")).unwrap_err();
     assert_eq!(refused.to_string(), "who are you");
-    let stranger = ask(&one.address, 8, &join("new")).unwrap_err();
+    let stranger = ask(&one.address, None, 8, &join("new")).unwrap_err();
     assert_eq!(stranger.kind(), io::ErrorKind::PermissionDenied);
 }
 
 #[test]
 fn a_peer_that_does_not_read_loses_repeated_messages_then_the_session() {
-    let (one, _two) = pair();
+    deaf_peer(pair(), &None);
+}
+
+#[test]
+fn a_peer_that_does_not_read_costs_no_more_when_encrypted() {
+    let authority = Authority::new("one");
+    deaf_peer(encrypted_pair(&authority), &Some(certified(&authority)));
+}
+
+fn deaf_peer((one, _two): (Peer, Peer), tls: &PeerTls) {
     // The events of `two` are recorded without bound, so block its reading differently: a listener
     // that accepts and greets but never reads.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let one_address = one.address.clone();
+    let tls = tls.clone();
     let deaf = std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
-        let incoming = PeerStream::new(stream).unwrap();
+        let Ok(stream::Accepted::Peer(incoming)) = PeerStream::accept(stream, tls.as_deref())
+        else {
+            panic!("a peer dials");
+        };
         let hello = hello::hear(&incoming).unwrap();
         hello::accept(&incoming, &hello, NodeId(3), 30).unwrap();
-        let back = PeerStream::dial(&one_address).unwrap();
+        let back = PeerStream::dial(&one_address, tls.as_deref()).unwrap();
         let mine = Hello::new(7, NodeId(3), 30, "");
         hello::greet(&back, &mine).unwrap();
         (incoming, back)

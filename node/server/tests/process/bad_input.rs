@@ -53,7 +53,7 @@ impl Running {
             .spawn()
             .unwrap();
         super::cluster::wait_for("the node to serve", || {
-            std::net::TcpStream::connect(http).is_ok()
+            super::nodes::http(http, "/readyz").starts_with("HTTP/1.1 200")
         });
         Self(child)
     }
