@@ -144,15 +144,15 @@ pub fn clock(context: &Context<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Every node is well, every range has all copies, and nothing else goes on: what planned
-/// disruptions wait for.
-pub fn calm(context: &Context<'_>, except: Option<&str>) -> Result<(), Refusal> {
+/// Every node is well, but for those in `except`, every range has all copies, and nothing else goes on:
+/// what planned disruptions wait for.
+pub fn calm(context: &Context<'_>, except: &[&str]) -> Result<(), Refusal> {
     confirmed(context)?;
     quorum(context)?;
     nothing_else(context)?;
     clock(context)?;
     let unwell = context.stores.iter().find(|store| {
-        Some(store.pod.as_str()) != except
+        !except.contains(&store.pod.as_str())
             && (store.state != StoreState::Healthy || store.reason.is_some())
     });
     if let Some(store) = unwell {
@@ -160,8 +160,10 @@ pub fn calm(context: &Context<'_>, except: Option<&str>) -> Result<(), Refusal> 
     }
     let Some(report) = &context.observed.report else { return confirmed(context) };
     // Also one without a pod counts for majorities.
-    let silent =
-        report.nodes.iter().find(|node| node.state == "Down" && Some(node.name.as_str()) != except);
+    let silent = report
+        .nodes
+        .iter()
+        .find(|node| node.state == "Down" && !except.contains(&node.name.as_str()));
     if let Some(node) = silent {
         return Err((
             "StoreNotHealthy",
@@ -169,7 +171,7 @@ pub fn calm(context: &Context<'_>, except: Option<&str>) -> Result<(), Refusal> 
         ));
     }
     let missing = report.ranges.total - report.ranges.fully_replicated;
-    if missing > 0 && except.is_none() {
+    if missing > 0 && except.is_empty() {
         return Err(("FullyReplicated", format!("{missing} ranges lack a copy")));
     }
     Ok(())

@@ -103,8 +103,9 @@ pub(super) fn go_on(
                 Some(pod) if !pod.terminating => {
                     // What held when it was written down has to hold still; otherwise it is forgotten
                     // and begun again when everything is well.
-                    let except = (!pod.ready).then_some(operation.pod.as_str());
-                    let calm = guards::calm(context, except);
+                    let except: Vec<&str> =
+                        (!pod.ready).then_some(operation.pod.as_str()).into_iter().collect();
+                    let calm = guards::calm(context, &except);
                     if is_broken(context, &operation.pod) || calm.is_ok() {
                         let action =
                             Action::DeletePod { pod: operation.pod.clone(), uid: pod.uid.clone() };
@@ -417,7 +418,9 @@ fn is_tombstoned(context: &Context<'_>, status: &HoldfastClusterStatus, store: &
         }
         _ => false,
     };
-    marked && gone
+    // Whoever serves is not dead, whatever is said.
+    let serves = context.observed.pods.get(&store.pod).is_some_and(|pod| pod.ready);
+    marked && gone && !serves
 }
 
 /// A pod that is outdated and cannot start holds nobody up when it is made anew; but a correction of
@@ -452,7 +455,8 @@ fn roll(context: &Context<'_>, status: &mut HoldfastClusterStatus, decided: &mut
         .collect();
     // An outdated pod that is unwell is next, and is no reason to wait.
     let except = unready.first().map(|name| (*name).clone());
-    if let Err(refusal) = guards::calm(context, except.as_deref()) {
+    if let Err(refusal) = guards::calm(context, &except.as_deref().into_iter().collect::<Vec<_>>())
+    {
         decided.hold("Restart", except.as_deref().unwrap_or(&first), refusal);
         return;
     }
@@ -528,7 +532,10 @@ pub(super) fn mark(
             if state.is_some() && operation.kind != OperationType::ScaleDown {
                 store.act_at = None;
             }
-            continue;
+            // A restart does not make a dead node forgotten.
+            if state.is_some() {
+                continue;
+            }
         }
         let Some(before) = before else { continue };
         let ended = matches!(

@@ -34,10 +34,15 @@ pub(super) fn begin_down(
     }
     let Some(victim) = context.stores.last() else { return };
     let pod = victim.pod.clone();
-    // One that is unwell is no loss, so nobody waits for it.
-    let unwell = victim.state != StoreState::Healthy;
-    let except = unwell.then_some(pod.as_str());
-    if let Err(refusal) = enough_left(context).and_then(|()| guards::calm(context, except)) {
+    // Those that are to go and are unwell are no loss, so nobody waits for them.
+    let except: Vec<&str> = context
+        .stores
+        .iter()
+        .skip(context.spec.nodes.max(0) as usize)
+        .filter(|store| store.state != StoreState::Healthy)
+        .map(|store| store.pod.as_str())
+        .collect();
+    if let Err(refusal) = enough_left(context).and_then(|()| guards::calm(context, &except)) {
         decided.hold("ScaleDown", &pod, refusal);
         return;
     }
