@@ -47,7 +47,11 @@ struct Seen {
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("files", &self.files).field("side", &self.side).finish()
+        // Keys stay out of logs.
+        f.debug_struct("Tls")
+            .field("files", &self.files)
+            .field("side", &self.side)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +148,9 @@ pub fn watch(all: Vec<Arc<Tls>>) -> std::io::Result<()> {
     std::thread::Builder::new().name("tls-files".to_owned()).spawn(move || {
         loop {
             std::thread::sleep(LOOK_INTERVAL);
-            all.iter().for_each(|tls| tls.look());
+            for tls in &all {
+                tls.look();
+            }
         }
     })?;
     Ok(())

@@ -36,7 +36,7 @@ const CLIENT_HELLO_MAX: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) struct PeerStream {
     socket: TcpStream,
-    tls: Option<Mutex<Session>>,
+    tls: Option<Box<Mutex<Session>>>,
 }
 
 /// How far a write came that did not wait.
@@ -143,7 +143,7 @@ impl PeerStream {
         while connection.is_handshaking() {
             connection.complete_io(&mut &self.socket)?;
         }
-        self.tls = Some(Mutex::new(Session::new(connection)));
+        self.tls = Some(Box::new(Mutex::new(Session::new(connection))));
         Ok(())
     }
 

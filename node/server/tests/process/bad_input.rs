@@ -52,7 +52,7 @@ impl Running {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        super::cluster::wait_for("the node to serve", || {
+        wait_for("the node to serve", || {
             super::nodes::http(http, "/readyz").starts_with("HTTP/1.1 200")
         });
         Self(child)

@@ -4,13 +4,13 @@ use super::certificates::Authority;
 use super::nodes::{Nodes, http};
 use holdfast_proto::etcdserverpb::kv_client::KvClient;
 use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
-fn flags(names: [&str; 3], directory: &PathBuf) -> Vec<String> {
+fn flags(names: [&str; 3], directory: &Path) -> Vec<String> {
     names
         .iter()
         .zip(["tls.crt", "tls.key", "ca.crt"])
