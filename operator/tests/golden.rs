@@ -4,6 +4,8 @@
 //! The pod templates in `testdata/*/pod-template-1.yaml` must never change: a running cluster's pods
 //! would count as outdated after an upgrade of the operator. Something new is revision 2.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use holdfast_operator::api::HoldfastCluster;
 use holdfast_operator::build::{self, Inputs, pod};
 use serde_json::{Value, json};
@@ -20,7 +22,7 @@ fn inputs(spec: Value) -> Inputs {
     let mut inputs = Inputs::new(&cluster);
     // The default names the version of this crate, which changes.
     if inputs.spec.image.ends_with(env!("CARGO_PKG_VERSION")) {
-        inputs.spec.image = "docker.io/holdfast/node:dev".to_owned();
+        "docker.io/holdfast/node:dev".clone_into(&mut inputs.spec.image);
     }
     inputs.pods = cluster.spec.nodes;
     inputs.fully_replicated = true;

@@ -34,7 +34,7 @@ impl Fixture {
         let mut fixture = Self {
             cluster,
             observed: Observed {
-                fresh_for: Duration::from_secs(3600),
+                fresh_for: Duration::from_hours(1),
                 hosts: Some((0..nodes).map(|at| (host(at), well())).collect()),
                 stateful_set: Some(StatefulSetView {
                     replicas: nodes,

@@ -1,6 +1,7 @@
 //! What is made, what is kept, and that others accept it.
 
 use super::*;
+use crate::nodes::Nodes as _;
 use crate::plan::fixture::Fixture;
 use std::sync::Arc;
 
@@ -99,7 +100,6 @@ async fn nodes_accept_the_operator_and_no_client() {
         address,
     };
     let nodes = crate::nodes::Grpc::default();
-    use crate::nodes::Nodes as _;
     let targets = [target];
     let report = nodes.report(&targets, &made.identity).await.unwrap();
     assert_eq!(report.protection, "Full");

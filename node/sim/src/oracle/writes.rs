@@ -1,8 +1,8 @@
 //! Answers are right, and every change was asked for exactly once.
 
 use super::evaluate::evaluate;
-use super::{leases, order};
 use super::{OpRecord, Oracle};
+use super::{leases, order};
 use crate::history::{Change, History, key_value};
 use bytes::Bytes;
 use holdfast_core::error::Error;
