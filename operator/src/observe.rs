@@ -144,7 +144,7 @@ pub struct Member {
     pub id: u64,
     /// Its pod's name.
     pub name: String,
-    /// `Up`, `Down`, `Draining` or `Joining`.
+    /// `Up`, `Down`, `Draining`, `Leaving`, `Condemned` or `Joining`.
     pub state: String,
     /// Copies of ranges on it.
     #[serde(default)]
@@ -157,7 +157,7 @@ pub struct Member {
 impl Member {
     /// It answers.
     pub fn is_alive(&self) -> bool {
-        matches!(self.state.as_str(), "Up" | "Draining")
+        matches!(self.state.as_str(), "Up" | "Draining" | "Leaving")
     }
 }
 

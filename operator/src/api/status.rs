@@ -137,7 +137,8 @@ pub struct Store {
     pub store_id: Option<i64>,
     /// What the operator thinks of it.
     pub state: StoreState,
-    /// What the other nodes say of it: `Up`, `Down`, `Draining`, `Joining`, or `Unknown`.
+    /// What the other nodes say of it: `Up`, `Down`, `Draining`, `Leaving`, `Condemned`, `Joining`, `Absent` if
+    /// they do not know it, or `Unknown`.
     pub member: String,
     /// The pod's Kubernetes node.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -159,15 +159,16 @@ pub fn calm(context: &Context<'_>, except: &[&str]) -> Result<(), Refusal> {
         return Err(("StoreNotHealthy", format!("{} is {:?}", store.pod, store.state)));
     }
     let Some(report) = &context.observed.report else { return confirmed(context) };
-    // Also one without a pod counts for majorities.
-    let silent = report
-        .nodes
-        .iter()
-        .find(|node| node.state == "Down" && !except.contains(&node.name.as_str()));
+    // One without a pod, or about to lose it, counts for majorities too.
+    let has_place = |name: &str| context.stores.iter().any(|store| store.pod == name);
+    let silent = report.nodes.iter().find(|node| {
+        let well = node.is_alive() && has_place(&node.name);
+        !well && node.state != "Joining" && !except.contains(&node.name.as_str())
+    });
     if let Some(node) = silent {
         return Err((
             "StoreNotHealthy",
-            format!("store {} of {} does not answer", node.id, node.name),
+            format!("store {} of {} does not answer or has no pod", node.id, node.name),
         ));
     }
     let missing = report.ranges.total - report.ranges.fully_replicated;

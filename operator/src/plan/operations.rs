@@ -86,7 +86,8 @@ pub(super) fn go_on(
             if left {
                 // Too late: it has left for good, and its place needs an empty volume.
                 scale::park(context, &operation, status);
-            } else if operation.phase != Phase::Accepted {
+            } else if report.is_none() || operation.phase != Phase::Accepted {
+                // It ends when a report shows what became of it.
                 retry(context, operation, decided, |operation| Action::Undrain {
                     node: operation.store_id.unwrap_or(0) as u64,
                 });
@@ -525,6 +526,12 @@ pub(super) fn mark(
                 (OperationType::Reprotect, Phase::Accepted) => Some(StoreState::Reprotecting),
                 (OperationType::Reprotect, _) => Some(StoreState::Condemned),
                 (OperationType::Replace, _) => Some(StoreState::Replacing),
+                // Dead stays dead, also on its way out.
+                (OperationType::ScaleDown, _)
+                    if before.is_some_and(|before| before.state == StoreState::Tombstoned) =>
+                {
+                    Some(StoreState::Tombstoned)
+                }
                 (OperationType::ScaleDown, _) => Some(StoreState::Leaving),
                 (OperationType::Undrain | OperationType::Restart, _) => None,
             };

@@ -1,16 +1,14 @@
 //! More nodes, and fewer.
 //!
 //! Invariants: pure; before the cluster is formed the number of pods is fixed; a pod is taken away only
-//! when a fresh report says that its node holds nothing, or never knew it; raising `nodes` again at any
+//! when a fresh report says that its node has left for good, or never knew it; raising `nodes` again at any
 //! time before that takes it all back.
 
 use super::guards;
 use super::operations::{self, Decided};
 use super::{Action, Context};
 use crate::api::spec::HoldfastClusterSpec;
-use crate::api::status::{
-    HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
-};
+use crate::api::status::{HoldfastClusterStatus, Operation, OperationType, Parked, StoreState};
 
 /// How many pods there are to be now, as far as only adding is concerned.
 pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> i32 {
@@ -33,7 +31,7 @@ pub(super) fn begin_down(
         return;
     }
     let Some(victim) = context.stores.last() else { return };
-    let pod = victim.pod.clone();
+    let (pod, victim_id) = (victim.pod.clone(), victim.store_id);
     // Those that are to go and are unwell are no loss, so nobody waits for them.
     let except: Vec<&str> = context
         .stores
@@ -53,7 +51,7 @@ pub(super) fn begin_down(
         status,
         OperationType::ScaleDown,
         &pod,
-        member.map(|member| member.id as i64),
+        member.map(|member| member.id as i64).or(victim_id),
         None,
     );
     decided.tell(false, "ScaleDownStarted", format!("{pod} is drained and then taken away"));
@@ -103,9 +101,6 @@ pub(super) fn go_on(
     match report.member(&pod) {
         None => take_away(context, &operation, status, decided),
         Some(_) if left => take_away(context, &operation, status, decided),
-        Some(member) if member.ranges == 0 && operation.phase == Phase::Accepted => {
-            take_away(context, &operation, status, decided);
-        }
         Some(member) => {
             // It joined only after the operation began.
             operation.store_id.get_or_insert(member.id as i64);
@@ -166,7 +161,7 @@ pub(super) fn begin_undrain(
         .collect();
     for parked in wanted {
         match report.by_id(parked.store_id) {
-            Some(member) if member.state == "Draining" => {
+            Some(member) if ["Draining", "Leaving"].contains(&member.state.as_str()) => {
                 let operation = operations::new(
                     context,
                     status,

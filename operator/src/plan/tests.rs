@@ -484,7 +484,10 @@ fn scaling_down_drains_first_and_takes_away_what_is_empty() {
     let report = fixture.observed.report.take();
     assert_eq!(fixture.step().status.nodes, 5);
     fixture.observed.report = report;
+    // It holds nothing any more, but has not left yet.
     fixture.member(4).ranges = 0;
+    assert_eq!(fixture.step().status.nodes, 5);
+    fixture.report().nodes.pop();
     let plan = fixture.step();
     assert_eq!((plan.status.nodes, plan.status.operation), (4, None));
     assert_eq!(plan.status.parked[0].store_id, 5);
@@ -508,27 +511,28 @@ fn raising_nodes_again_takes_the_drain_back() {
 }
 
 #[test]
-fn a_parked_node_leads_again_when_it_is_wanted_again() {
+fn a_node_that_left_for_good_comes_back_with_an_empty_volume() {
     let mut fixture = Fixture::new(5);
     fixture.cluster.spec.nodes = 4;
     fixture.step();
     accepted(&mut fixture);
-    fixture.member(4).ranges = 0;
-    fixture.member(4).state = "Down".to_owned();
+    fixture.report().nodes.pop();
     fixture.step();
+    assert_eq!(fixture.status().parked[0].volume_uid.as_deref(), Some("pvc-4"));
     fixture.observed.pods.remove("demo-4");
     fixture.step();
+    // Wanted again: its disk is that of a dead node, so it gets another.
     fixture.cluster.spec.nodes = 5;
-    assert_eq!(fixture.step().action, None);
     fixture.add_pod(4);
-    fixture.member(4).state = "Draining".to_owned();
+    fixture.unready(4);
     fixture.step();
-    assert_eq!(fixture.step().action, Some(Action::Undrain { node: 5 }));
+    let plan = fixture.settle();
+    let Some(Action::Replace { volume_uid, .. }) = plan.action else { panic!("{plan:?}") };
+    assert_eq!(volume_uid.as_deref(), Some("pvc-4"));
     accepted(&mut fixture);
-    fixture.member(4).state = "Up".to_owned();
-    fixture.step();
-    fixture.step();
-    assert!(fixture.status().parked.is_empty());
+    fixture.observed.volumes.get_mut("demo-4").unwrap().uid = "pvc-new".to_owned();
+    fixture.settle();
+    assert!(fixture.status().parked.is_empty() && fixture.status().operation.is_none());
 }
 
 #[test]
@@ -553,7 +557,7 @@ fn outdated_pods_are_made_anew_one_by_one_the_sequencer_last() {
     let mut order = vec![];
     for _ in 0..3 {
         let plan = fixture.step();
-        let Some(Action::DeletePod { pod, uid }) = plan.action else { panic!("{:?}", plan) };
+        let Some(Action::DeletePod { pod, uid }) = plan.action else { panic!("{plan:?}") };
         order.push(pod.clone());
         accepted(&mut fixture);
         // It goes, comes again, and the others wait for it.
