@@ -112,7 +112,18 @@ else
   go_tests "the tools of the comparison" bench -count=1 ./cmd/... ./internal/...
   go_tests "the etcd API, answer by answer beside etcd" bench -count=1 -timeout 30m ./conformance -target=holdfast
 fi
-if [ -z "$quick" ]; then e2e_tests "the promises on Kubernetes"; fi
+if [ -z "$quick" ]; then
+  e2e_tests "the promises on Kubernetes"
+  # Built with the parts of Kubernetes.
+  helm=$(ls "$HOLDFAST_BUILD_CACHE"/bin/helm-*/helm 2>/dev/null | tail -1)
+  if [ -n "$helm" ]; then
+    check "charts" "$helm" lint --quiet charts/holdfast charts/holdfast-cluster
+    check "manifests and the charts they come from" env HELM="$helm" deploy/render.sh --check
+  else
+    echo "skipped: charts (no helm here)"
+    skipped=$((skipped + 1))
+  fi
+fi
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
