@@ -38,7 +38,6 @@ fn file(inputs: &Inputs) -> String {
         ("split-keys", splits.join(",")),
         ("tick-ms", spec.timing.tick_ms.to_string()),
         ("election-ms", spec.timing.election_ms.to_string()),
-        ("reprotect-delay", spec.reprotection.delay.0.clone()),
     ];
     let mut text = "# Written by holdfast-operator; changes are undone.\n".to_owned();
     for (name, value) in lines {
