@@ -156,9 +156,12 @@ impl Group {
         self.raft.mut_store()
     }
 
-    /// True while a raft snapshot is being installed: nothing may be asked of the group.
+    /// True while a raft snapshot is being installed: nothing may be asked of the group. Until the
+    /// new log is durable too, the library has not applied what its log no longer has, and would
+    /// look for it (for changes of members) if it stood for election.
     pub fn is_installing(&self) -> bool {
         self.installing.is_some()
+            || self.outstanding.iter().any(|waiting| waiting.installed.is_some())
     }
 
     /// For each other member: (replica, matched index, heard of lately, is in need of a snapshot).
@@ -183,14 +186,14 @@ impl Group {
 
     /// Time passed.
     pub fn tick(&mut self) {
-        if self.installing.is_none() {
+        if !self.is_installing() {
             self.raft.tick();
         }
     }
 
     /// Stand for election now.
     pub fn campaign(&mut self) {
-        if self.installing.is_none() && !self.is_leader() {
+        if !self.is_installing() && !self.is_leader() {
             // The only error is "no such message while a configuration change is pending".
             if self.raft.campaign().is_err() {}
         }
@@ -198,7 +201,7 @@ impl Group {
 
     /// The leader is known to be gone: do not protect it from elections any longer.
     pub fn forget_leader(&mut self) {
-        if self.installing.is_none()
+        if !self.is_installing()
             && !self.is_leader()
             && self.raft.raft.leader_id != raft::INVALID_ID
         {
@@ -213,7 +216,7 @@ impl Group {
         // its successor's log, nor its question be answered in its successor's name (I6).
         let forwarded =
             matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
-        if self.installing.is_some() || forwarded {
+        if self.is_installing() || forwarded {
             return;
         }
         // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
@@ -223,12 +226,12 @@ impl Group {
     /// Proposes an entry. False: refused for now. Only a leader's proposal is taken; it is never
     /// forwarded.
     pub fn propose(&mut self, data: Vec<u8>) -> bool {
-        self.installing.is_none() && self.is_leader() && self.raft.propose(Vec::new(), data).is_ok()
+        !self.is_installing() && self.is_leader() && self.raft.propose(Vec::new(), data).is_ok()
     }
 
     /// Proposes a change of members.
     pub fn propose_change(&mut self, context: Vec<u8>, change: ConfChangeV2) -> bool {
-        self.installing.is_none()
+        !self.is_installing()
             && self.is_leader()
             && self.raft.propose_conf_change(context, change).is_ok()
     }
@@ -256,14 +259,14 @@ impl Group {
 
     /// Starts a quorum round that confirms leadership.
     pub fn confirm(&mut self, round: u64) {
-        if self.installing.is_none() && self.is_leader() {
+        if !self.is_installing() && self.is_leader() {
             self.raft.read_index(round.to_be_bytes().to_vec());
         }
     }
 
     /// Hands leadership to another member.
     pub fn transfer(&mut self, to: ReplicaId) {
-        if self.installing.is_none() {
+        if !self.is_installing() {
             self.raft.transfer_leader(to.0);
         }
     }
@@ -280,14 +283,14 @@ impl Group {
 
     /// A member cannot be reached.
     pub fn unreachable(&mut self, replica: ReplicaId) {
-        if self.installing.is_none() {
+        if !self.is_installing() {
             self.raft.report_unreachable(replica.0);
         }
     }
 
     /// How a raft snapshot stream ended.
     pub fn snapshot_sent(&mut self, to: ReplicaId, ok: bool) {
-        if self.installing.is_none() {
+        if !self.is_installing() {
             let status =
                 if ok { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
             self.raft.report_snapshot(to.0, status);

@@ -21,7 +21,7 @@ use crate::leaseholder::{Asker, Cookie, Out, View};
 use crate::message::{Message, Outcome, SequencerItem};
 use crate::meta::MetaState;
 use crate::read::{Origin, ReadTask, ReadWork};
-use crate::replica::{Lease, Replica};
+use crate::replica::Replica;
 use crate::sequencer::Sequencer;
 use crate::session::Session;
 use crate::state::{ApplyBatch, StateReads};
@@ -409,8 +409,7 @@ impl Node {
                 self.counters.proposals += 1;
                 if !replica.group.propose(data) {
                     // Later ones must not overtake it: start over once the log is applied.
-                    replica.reacquire_after = replica.group.last_index();
-                    replica.lease = Lease::None;
+                    replica.drop_lease();
                     replica.leaseholder.abandon(None, &mut self.out);
                     break;
                 }

@@ -138,8 +138,8 @@ pub struct Replica {
     pub pinning: Vec<u64>,
     /// Ticks for which a better placed replica has been ready to lead.
     pub transfer_ticks: u32,
-    /// A proposal was refused: the lease comes back when everything up to here is applied.
-    pub reacquire_after: Index,
+    /// End of this replica's log when it last gave up the lease, and the term of then.
+    given_up: Applied,
     /// Requests that wait for the lease, which is on its way.
     pub waiting: Vec<(Asker, RoutedRequest)>,
     /// A cut or change of members is proposed: who waits for it.
@@ -178,7 +178,7 @@ impl Replica {
             removed_since: None,
             pinning: Vec::new(),
             transfer_ticks: 0,
-            reacquire_after: 0,
+            given_up: Applied::default(),
             waiting: Vec::new(),
             admin: None,
         };
@@ -264,6 +264,24 @@ impl Replica {
     pub fn holds_lease(&self) -> bool {
         matches!(self.lease, Lease::Held(term) if term == self.group.term())
             && self.group.is_leader()
+    }
+
+    /// Gives up the lease, if it is held or asked for.
+    ///
+    /// Commands that this leaseholder proposed may still be on their way through the log, where the
+    /// next one, perhaps of the same term and on the same node, cannot see them: `has_settled`.
+    pub fn drop_lease(&mut self) {
+        self.lease = Lease::None;
+        self.asking_watermark = false;
+        self.given_up = Applied { index: self.group.last_index(), term: self.group.term() };
+    }
+
+    /// True if everything that earlier leaseholders proposed is applied here: the state shows what
+    /// the next one has to build on. An entry of the own term says so of earlier terms.
+    pub fn has_settled(&self) -> bool {
+        let term = self.group.term();
+        self.applied.term == term
+            && (self.given_up.term != term || self.applied.index >= self.given_up.index)
     }
 
     /// The node that leads, as far as this replica knows.

@@ -102,10 +102,9 @@ impl Node {
             replica.subscribers.remove(feed);
         }
         // The sequencer refuses questions that name the old generation: tell it the new one.
-        if matches!(replica.lease, Lease::Held(_) | Lease::Registering(_)) {
-            replica.lease = Lease::None;
+        if replica.lease != Lease::None {
+            replica.drop_lease();
             replica.leaseholder.abandon(None, &mut self.out);
-            replica.reacquire_after = replica.applied.index;
         }
         if let Some((id, asker)) = replica.admin.take() {
             let _: RequestId = id;
@@ -150,10 +149,8 @@ impl Node {
         }
         // Nothing may follow the cut in this log that was evaluated before it: the lease comes
         // back, with the new descriptor, when the cut is applied.
-        let cut = replica.group.last_index();
         self.lease_lost(range);
         if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.reacquire_after = cut;
             replica.admin = Some((id, asker));
         }
         self.dirty.insert(range);

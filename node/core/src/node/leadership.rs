@@ -324,8 +324,7 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let sure = leads
             && replica.lease == Lease::None
-            && replica.applied.term == term
-            && replica.applied.index >= replica.reacquire_after
+            && replica.has_settled()
             && !replica.group.is_transferring();
         if sure && !self.stopping {
             self.register(range);
@@ -402,8 +401,7 @@ impl Node {
 
     pub(super) fn lease_lost(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        replica.lease = Lease::None;
-        replica.asking_watermark = false;
+        replica.drop_lease();
         let hint = replica.leader_node().filter(|node| *node != self.config.node);
         replica.leaseholder.abandon(hint, &mut self.out);
         for (asker, _) in std::mem::take(&mut replica.waiting) {
@@ -608,7 +606,6 @@ impl Node {
             // It never became active: nothing to log.
         }
         if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.reacquire_after = replica.group.last_index();
             replica.group.transfer(to);
             self.dirty.insert(range);
         }
@@ -616,7 +613,7 @@ impl Node {
             let hint = self.replicas.get(&range).and_then(|replica| replica.node_of(to));
             let Some(replica) = self.replicas.get_mut(&range) else { return };
             if replica.lease != Lease::None {
-                replica.lease = Lease::None;
+                replica.drop_lease();
                 replica.leaseholder.abandon(hint, &mut self.out);
                 let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
                 for feed in feeds {
