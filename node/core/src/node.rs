@@ -117,6 +117,8 @@ pub struct Node {
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
     persist_sequence: u64,
+    /// Replicas that were removed from their range.
+    doomed: BTreeMap<RangeId, ReplicaId>,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
     later: VecDeque<(NodeId, crate::message::RoutedRequest)>,
@@ -171,6 +173,7 @@ impl Node {
             writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,
+            doomed: BTreeMap::new(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
             effects: Effects::default(),
@@ -321,6 +324,7 @@ impl Node {
             self.woke_from_pause(now);
         }
         self.now = self.now.max(now);
+        self.remove_doomed();
         for range in std::mem::take(&mut self.unblock) {
             self.with_leaseholder(range, state, |leaseholder, view, out| {
                 leaseholder.unblock(view, out);
@@ -362,7 +366,8 @@ impl Node {
         self.effects.again |= !self.loopback.is_empty()
             || !self.unblock.is_empty()
             || !self.later.is_empty()
-            || !self.dirty.is_empty();
+            || !self.dirty.is_empty()
+            || !self.doomed.is_empty();
         self.effects.handed_over =
             self.stopping && self.replicas.values().all(|replica| !replica.group.is_leader());
         std::mem::take(&mut self.effects)
@@ -705,6 +710,10 @@ impl Node {
         let mut writes = Vec::new();
         for (range, index) in applied {
             let Some(replica) = self.replicas.get_mut(range) else { continue };
+            // Said of an earlier replica of the range, it says nothing of this one.
+            if *index > replica.applied.index {
+                continue;
+            }
             replica.durable = replica.durable.max(*index);
             if let Some(cut) = truncation(replica, self.config.log_budget) {
                 replica.group.log_mut().truncate(cut);

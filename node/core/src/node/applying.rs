@@ -70,7 +70,7 @@ impl Node {
         }
         for removed in done.removed {
             if removed.node == self.config.node {
-                self.remove_replica(range);
+                self.tombstone(range, removed.replica);
             } else {
                 self.send(removed.node, Message::Tombstone { range, replica: removed.replica });
             }
@@ -214,6 +214,16 @@ impl Node {
         self.dirty.insert(id);
     }
 
+    /// Takes away the replicas that were found removed. Only between two turns: what a turn writes
+    /// to a log and applies has its place before the end of both.
+    pub(super) fn remove_doomed(&mut self) {
+        for (range, replica) in std::mem::take(&mut self.doomed) {
+            if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
+                self.remove_replica(range);
+            }
+        }
+    }
+
     fn remove_replica(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.remove(&range) else { return };
         let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
@@ -226,9 +236,10 @@ impl Node {
         });
     }
 
+    /// This replica was removed. It goes before the next turn.
     pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
         if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
-            self.remove_replica(range);
+            self.doomed.insert(range, replica);
         }
     }
 
@@ -250,12 +261,10 @@ impl Node {
             if !gone {
                 replica.removed_since = None;
             } else if self.now >= *replica.removed_since.get_or_insert(self.now) + FORGET_AFTER_MS {
-                removed.push(*range);
+                removed.push((*range, me));
             }
         }
-        for range in removed {
-            self.remove_replica(range);
-        }
+        self.doomed.extend(removed);
     }
 
     // Raft snapshots.
