@@ -6,7 +6,7 @@
 
 use crate::api::HoldfastCluster;
 use crate::api::status::{HoldfastClusterStatus, OperationType, Phase, Store, StoreState};
-use crate::observe::{Observed, PodView};
+use crate::observe::{Observed, PodView, Report};
 use crate::plan::health::{PROBE_MISMATCH, STORE_WEDGED, whole_seconds};
 use crate::plan::{Notice, Plan};
 use crate::tls::Certificate;
@@ -272,8 +272,12 @@ fn moving(
     None
 }
 
-fn available(status: &HoldfastClusterStatus, observed: &Observed) -> Verdict {
-    let kind = "Available";
+/// What the nodes say, or what is to be said of `kind` as long as they say nothing.
+fn reported<'a>(
+    kind: &'static str,
+    status: &HoldfastClusterStatus,
+    observed: &'a Observed,
+) -> Result<&'a Report, Verdict> {
     let (status, reason, message) = match &observed.report {
         _ if !status.bootstrapped => {
             (FALSE, "Bootstrapping", "the nodes have not formed the cluster yet".to_owned())
@@ -283,24 +287,39 @@ fn available(status: &HoldfastClusterStatus, observed: &Observed) -> Verdict {
             "StatusUnknown",
             observed.report_error.clone().unwrap_or_else(|| "no node was asked yet".to_owned()),
         ),
-        Some(report) if report.ranges.unavailable > 0 || report.ranges.total == 0 => (
+        Some(report) => return Ok(report),
+    };
+    Err(Verdict { kind, status, reason: reason.to_owned(), message })
+}
+
+fn available(status: &HoldfastClusterStatus, observed: &Observed) -> Verdict {
+    let kind = "Available";
+    let report = match reported(kind, status, observed) {
+        Ok(report) => report,
+        Err(verdict) => return verdict,
+    };
+    let counts = report.ranges;
+    let (status, reason, message) = if counts.unavailable > 0 || counts.total == 0 {
+        (
             FALSE,
             "RangesUnavailable",
             format!(
                 "{} of {} ranges have no majority of their copies",
-                report.ranges.unavailable, report.ranges.total
+                counts.unavailable, counts.total
             ),
-        ),
-        Some(report) if !report.has_quorum() => (
+        )
+    } else if !report.has_quorum() {
+        (
             FALSE,
             "MetaRangeUnavailable",
             format!("{} of {} nodes answer", report.alive(), report.places()),
-        ),
-        Some(report) => (
+        )
+    } else {
+        (
             TRUE,
             "AllRangesAvailable",
-            format!("all {} ranges have a majority of their copies", report.ranges.total),
-        ),
+            format!("all {} ranges have a majority of their copies", counts.total),
+        )
     };
     Verdict { kind, status, reason: reason.to_owned(), message }
 }
@@ -340,26 +359,18 @@ fn fully_replicated(
     observed: &Observed,
 ) -> Verdict {
     let kind = "FullyReplicated";
-    let (status, reason, message) = match &observed.report {
-        _ if !status.bootstrapped => {
-            (FALSE, "Bootstrapping", "the nodes have not formed the cluster yet".to_owned())
-        }
-        None => (
-            UNKNOWN,
-            "StatusUnknown",
-            observed.report_error.clone().unwrap_or_else(|| "no node was asked yet".to_owned()),
-        ),
-        Some(report)
-            if report.ranges.total > 0 && report.ranges.fully_replicated == report.ranges.total =>
-        {
-            (TRUE, "FullyReplicated", format!("all {} ranges have all copies", report.ranges.total))
-        }
-        Some(report) => {
-            let missing = report.ranges.total - report.ranges.fully_replicated;
-            let few = report.alive() < cluster.spec.replicas as usize;
-            let reason = if few { "TooFewStores" } else { "UnderReplicated" };
-            (FALSE, reason, format!("{missing} of {} ranges lack a copy", report.ranges.total))
-        }
+    let report = match reported(kind, status, observed) {
+        Ok(report) => report,
+        Err(verdict) => return verdict,
+    };
+    let counts = report.ranges;
+    let missing = counts.total - counts.fully_replicated;
+    let (status, reason, message) = if counts.total > 0 && missing == 0 {
+        (TRUE, "FullyReplicated", format!("all {} ranges have all copies", counts.total))
+    } else {
+        let few = report.alive() < cluster.spec.replicas as usize;
+        let reason = if few { "TooFewStores" } else { "UnderReplicated" };
+        (FALSE, reason, format!("{missing} of {} ranges lack a copy", counts.total))
     };
     Verdict { kind, status, reason: reason.to_owned(), message }
 }
