@@ -121,6 +121,7 @@ pub fn initial_log(range: RangeId, before: HardState) -> LogWrite {
         hard_state: Some(initial_hard_state(before)),
         truncate: Some(START),
         destroy: false,
+        removed: None,
     }
 }
 

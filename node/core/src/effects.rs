@@ -211,6 +211,9 @@ pub struct LogWrite {
     pub truncate: Option<Applied>,
     /// Forget the range's log altogether (the replica was removed).
     pub destroy: bool,
+    /// This node's replicas of the range up to this one were removed. Remembered for ever, whatever
+    /// else becomes of the range's log: a removed replica must never vote again.
+    pub removed: Option<ReplicaId>,
 }
 
 /// Read access to the raft log on disk. Entries of an unanswered [`Persist`] are kept by the core.
@@ -235,6 +238,15 @@ pub struct ReplicaBoot {
     pub last_index: Index,
     /// The durable applied position of the state.
     pub applied: Applied,
+    /// This node's replicas of the range up to this one were removed (0: none).
+    pub removed: ReplicaId,
+}
+
+impl ReplicaBoot {
+    /// True if a replica has written anything that is still there.
+    pub fn has_log(&self) -> bool {
+        self.hard_state != HardState::default() || self.last_index > 0
+    }
 }
 
 /// Raft snapshots: building, streaming, installing.

@@ -70,7 +70,8 @@ impl Group {
         reader: Arc<dyn LogReads>,
         election_ticks: usize,
     ) -> Self {
-        let ReplicaBoot { range, mut hard_state, truncated, last_index, applied } = boot;
+        let ReplicaBoot { range, mut hard_state, truncated, last_index, applied, removed: _ } =
+            boot;
         hard_state.commit = hard_state.commit.max(applied.index).min(last_index);
         hard_state.term = hard_state.term.max(applied.term);
         let view = LogView::new(range, reader, truncated, last_index, hard_state, conf_state);
@@ -358,8 +359,14 @@ impl Group {
             let hard_state = hard_state.or_else(|| Some(self.full_hard_state()));
             // Entries above a raft snapshot's position may contradict it: they go as well.
             let destroy = truncate.is_some();
-            turn.write =
-                Some(LogWrite { range: self.range, entries, hard_state, truncate, destroy });
+            turn.write = Some(LogWrite {
+                range: self.range,
+                entries,
+                hard_state,
+                truncate,
+                destroy,
+                removed: None,
+            });
             self.outstanding.push_back(Outstanding {
                 sequence,
                 ready: number,

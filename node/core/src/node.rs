@@ -117,8 +117,13 @@ pub struct Node {
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
     persist_sequence: u64,
-    /// Replicas that were removed from their range.
+    /// Replicas of this node that were removed, to be taken away before the next turn: for each
+    /// range the last one.
     doomed: BTreeMap<RangeId, ReplicaId>,
+    /// As `doomed`, and done. None of them may come back.
+    graves: BTreeMap<RangeId, ReplicaId>,
+    /// Keys that a replica left behind which is not here any more.
+    leftovers: Vec<(RangeId, crate::key::Span)>,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
     later: VecDeque<(NodeId, crate::message::RoutedRequest)>,
@@ -174,6 +179,8 @@ impl Node {
             loopback: VecDeque::new(),
             persist_sequence: 0,
             doomed: BTreeMap::new(),
+            graves: BTreeMap::new(),
+            leftovers: Vec::new(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
             effects: Effects::default(),
@@ -232,6 +239,7 @@ impl Node {
                     hard_state: Some(boot.hard_state.clone()),
                     truncate: Some(applied),
                     destroy: true,
+                    removed: None,
                 }],
             });
         }
@@ -245,12 +253,20 @@ impl Node {
     ) -> Result<(), String> {
         let range = boot.range;
         let applied = boot.applied;
+        if boot.removed > ReplicaId::default() {
+            self.graves.insert(range, boot.removed);
+        }
         let members = Replica::load_members(rows)?;
         let me = match rows.iter().find(|(key, _)| key.as_ref() == crate::replica::DESCRIPTOR_ROW) {
             Some((_, value)) => {
                 let descriptor: crate::descriptor::RangeDescriptor = postcard::from_bytes(value)
                     .map_err(|error| format!("malformed descriptor of {range}: {error}"))?;
                 match descriptor.replica_on(self.config.node) {
+                    // Its log went, and the power before its state could.
+                    Some(replica) if replica.replica <= boot.removed => {
+                        self.leftovers.push((range, descriptor.span));
+                        return Ok(());
+                    }
                     Some(replica) => replica.replica,
                     // Removed while away: nothing to run.
                     None => return Ok(()),
@@ -259,7 +275,9 @@ impl Node {
             // Being added, and the raft snapshot has not come yet; or cut off, and the cut has to be
             // applied again. What its log knows, its vote above all, is not forgotten.
             None => {
-                self.orphans.insert(range, boot);
+                if boot.has_log() {
+                    self.orphans.insert(range, boot);
+                }
                 return Ok(());
             }
         };
@@ -367,7 +385,8 @@ impl Node {
             || !self.unblock.is_empty()
             || !self.later.is_empty()
             || !self.dirty.is_empty()
-            || !self.doomed.is_empty();
+            || !self.doomed.is_empty()
+            || !self.leftovers.is_empty();
         self.effects.handed_over =
             self.stopping && self.replicas.values().all(|replica| !replica.group.is_leader());
         std::mem::take(&mut self.effects)
@@ -674,7 +693,8 @@ impl Node {
                 .get(&range)
                 .and_then(|descriptor| descriptor.replica(replica))
                 .is_some_and(|found| found.node == self.config.node);
-        if !known {
+        let removed = self.graves.get(&range).is_some_and(|removed| replica <= *removed);
+        if !known || removed {
             return;
         }
         let mut boot = ReplicaBoot { range, ..ReplicaBoot::default() };
@@ -786,6 +806,7 @@ fn merge_write(persist: &mut Persist, write: LogWrite) {
     same.hard_state = write.hard_state.or(same.hard_state.take());
     same.truncate = write.truncate.or(same.truncate);
     same.destroy |= write.destroy;
+    same.removed = same.removed.max(write.removed);
 }
 
 /// How far the log of a replica may be cut: below what is durable in the state, and keeping what

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 9] = [
+const FIXED: [(u64, &str); 12] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -21,6 +21,9 @@ const FIXED: [(u64, &str); 9] = [
     (500_436, "a request carried out twice around a change of members"),
     (500_552, "an election between a raft snapshot and its log"),
     (500_204, "\"durable\" said too early, for a write that shared its number with a removal"),
+    (520_035, "a removed replica that was made again, with an empty log, and voted"),
+    (520_342, "the same, with two leaders of a term"),
+    (500_300, "the same, told of commits that its log had lost"),
     (500_352, "entries written to a log after its replica was removed"),
 ];
 

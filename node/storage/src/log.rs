@@ -14,11 +14,12 @@ use crate::error::{Result, StorageError};
 use crate::faulty::FaultyDisk;
 use files::Files;
 use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
-use holdfast_core::ids::{Index, RangeId, Term};
+use holdfast_core::ids::{Index, RangeId, ReplicaId, Term};
 use holdfast_core::state::Applied;
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,11 @@ const OWN_GROUP: u64 = 0;
 const FORMAT_KEY: &[u8] = b"format";
 /// Own row: rewritten to force an fsync when there is nothing else to write.
 const SYNC_KEY: &[u8] = b"sync";
+/// Own rows: the last replica of a range that was removed from this node. Not among the range's own
+/// rows, which go when its log does.
+const REMOVED_KEY: &[u8] = b"removed/";
+/// Above all [`REMOVED_KEY`]s.
+const REMOVED_END: &[u8] = b"removed0";
 /// The format of this version.
 const FORMAT: u64 = 1;
 /// Row of a range: its protobuf hard state.
@@ -155,7 +161,8 @@ impl RaftLog {
         Ok(())
     }
 
-    /// What the log knows of a range, or `None` if it was never written or destroyed.
+    /// What the log knows of a range, or `None` if it was never written, or destroyed without a
+    /// replica having been removed.
     /// [`ReplicaBoot::applied`] is left at its default; the state knows it.
     pub fn boot(&self, range: RangeId) -> Result<Option<ReplicaBoot>> {
         let hard_state = self
@@ -164,7 +171,9 @@ impl RaftLog {
             .map_err(StorageError::log("read"))?;
         let truncated = self.truncated(range)?;
         let last_entry = self.engine.last_index(range.0);
-        if hard_state.is_none() && truncated.is_none() && last_entry.is_none() {
+        let removed = self.removed(range)?;
+        let nothing = hard_state.is_none() && truncated.is_none() && last_entry.is_none();
+        if nothing && removed.is_none() {
             return Ok(None);
         }
         let truncated = truncated.unwrap_or_default();
@@ -174,21 +183,26 @@ impl RaftLog {
             truncated,
             last_index: last_entry.unwrap_or(0).max(truncated.index),
             applied: Applied::default(),
+            removed: removed.unwrap_or_default(),
         }))
     }
 
-    /// The ranges with anything in the log, by number.
-    pub fn ranges(&self) -> Vec<RangeId> {
-        let mut ranges: Vec<RangeId> = self
-            .engine
-            .raft_groups()
-            .into_iter()
-            .filter(|group| *group != OWN_GROUP)
-            .map(RangeId)
-            .filter(|range| !matches!(self.boot(*range), Ok(None)))
-            .collect();
-        ranges.sort_unstable();
-        ranges
+    /// The ranges of which the log knows anything, by number.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn ranges(&self) -> Result<Vec<RangeId>> {
+        let groups = self.engine.raft_groups().into_iter().filter(|group| *group != OWN_GROUP);
+        let mut ranges: BTreeSet<RangeId> =
+            groups.map(RangeId).filter(|range| !matches!(self.boot(*range), Ok(None))).collect();
+        self.engine
+            .scan_raw_messages(OWN_GROUP, Some(REMOVED_KEY), Some(REMOVED_END), false, |key, _| {
+                let range = key.strip_prefix(REMOVED_KEY).and_then(|id| id.try_into().ok());
+                ranges.extend(range.map(|id| RangeId(u64::from_be_bytes(id))));
+                true
+            })
+            .map_err(StorageError::log("read"))?;
+        Ok(ranges.into_iter().collect())
     }
 
     /// Disk space used, bytes.
@@ -221,6 +235,15 @@ impl RaftLog {
         })?;
         let number = u128::from_be_bytes(row);
         Ok(Some(Applied { index: (number >> 64) as u64, term: number as u64 }))
+    }
+
+    fn removed(&self, range: RangeId) -> Result<Option<ReplicaId>> {
+        let Some(row) = self.engine.get(OWN_GROUP, &removed_key(range)) else { return Ok(None) };
+        let row: [u8; 8] = row.try_into().map_err(|row: Vec<u8>| StorageError::Corrupt {
+            what: format!("the row of removed replicas of range {range}"),
+            detail: format!("{} bytes", row.len()),
+        })?;
+        Ok(Some(ReplicaId(u64::from_be_bytes(row))))
     }
 
     fn check_format(&self) -> Result<()> {
@@ -306,9 +329,16 @@ fn config(dir: &Path, options: &LogOptions) -> Config {
     }
 }
 
+fn removed_key(range: RangeId) -> Vec<u8> {
+    [REMOVED_KEY, &range.0.to_be_bytes()].concat()
+}
+
 fn add(batch: &mut LogBatch, write: &LogWrite) -> raft_engine::Result<()> {
-    let LogWrite { range, entries, hard_state, truncate, destroy } = write;
+    let LogWrite { range, entries, hard_state, truncate, destroy, removed } = write;
     assert_ne!(range.0, OWN_GROUP, "range 0 is the log's own");
+    if let Some(removed) = removed {
+        batch.put(OWN_GROUP, removed_key(*range), removed.0.to_be_bytes().to_vec())?;
+    }
     if *destroy {
         batch.add_command(range.0, Command::Clean);
     }

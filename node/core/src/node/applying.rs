@@ -162,6 +162,13 @@ impl Node {
         let Some(own) = child.replica_on(self.config.node) else { return };
         let Some(parent_replica) = self.replicas.get(&parent) else { return };
         let leads = parent_replica.group.is_leader();
+        // The cut once more, after a crash, of a child whose replica left this node meanwhile.
+        if self.graves.get(&id).is_some_and(|removed| own.replica <= *removed) {
+            if !self.replicas.contains_key(&id) {
+                self.leftovers.push((id, child.span));
+            }
+            return;
+        }
         let system = split.rows;
         // A replica of the child may be here already, empty, because its leader wrote first. Its
         // vote must not be forgotten. Or this is the cut once more, after a crash that took the
@@ -186,6 +193,7 @@ impl Node {
                     truncated: START,
                     last_index: START.index,
                     applied: START,
+                    removed: ReplicaId::default(),
                 }
             }
         };
@@ -214,32 +222,45 @@ impl Node {
         self.dirty.insert(id);
     }
 
-    /// Takes away the replicas that were found removed. Only between two turns: what a turn writes
-    /// to a log and applies has its place before the end of both.
-    pub(super) fn remove_doomed(&mut self) {
-        for (range, replica) in std::mem::take(&mut self.doomed) {
-            if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
-                self.remove_replica(range);
-            }
+    /// This node's replicas of a range up to this one were removed. What is left of them goes before
+    /// the next turn.
+    pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
+        if self.graves.get(&range).is_none_or(|removed| *removed < replica) {
+            let doomed = self.doomed.entry(range).or_insert(replica);
+            *doomed = (*doomed).max(replica);
         }
     }
 
-    fn remove_replica(&mut self, range: RangeId) {
-        let Some(replica) = self.replicas.remove(&range) else { return };
-        let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
-        self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
-        self.persist_sequence += 1;
-        self.effects.persist.push(Persist {
-            sequence: self.persist_sequence,
-            sync: true,
-            writes: vec![LogWrite { range, destroy: true, ..LogWrite::default() }],
-        });
-    }
-
-    /// This replica was removed. It goes before the next turn.
-    pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
-        if self.replicas.get(&range).is_some_and(|own| own.group.me() == replica) {
-            self.doomed.insert(range, replica);
+    /// Takes away the replicas that were found removed. Only between two turns: what a turn writes
+    /// to a log and applies has its place before the end of both.
+    ///
+    /// That they were is remembered on disk. A member that slept through the change may still ask
+    /// for their votes, and the directory as this node knows it may be older than the change: made
+    /// again, with an empty log, such a replica would vote for anybody.
+    pub(super) fn remove_doomed(&mut self) {
+        for (range, span) in std::mem::take(&mut self.leftovers) {
+            self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear: vec![span] });
+        }
+        let mut writes = Vec::new();
+        for (range, removed) in std::mem::take(&mut self.doomed) {
+            self.graves.insert(range, removed);
+            let mut write = LogWrite { range, removed: Some(removed), ..LogWrite::default() };
+            if self.replicas.get(&range).is_some_and(|own| own.group.me() <= removed)
+                && let Some(replica) = self.replicas.remove(&range)
+            {
+                write.destroy = true;
+                let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
+                self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
+            }
+            writes.push(write);
+        }
+        if !writes.is_empty() {
+            self.persist_sequence += 1;
+            self.effects.persist.push(Persist {
+                sequence: self.persist_sequence,
+                sync: true,
+                writes,
+            });
         }
     }
 
@@ -264,7 +285,9 @@ impl Node {
                 removed.push((*range, me));
             }
         }
-        self.doomed.extend(removed);
+        for (range, replica) in removed {
+            self.tombstone(range, replica);
+        }
     }
 
     // Raft snapshots.

@@ -47,7 +47,7 @@ impl Stores {
             mark(disk)?;
         }
         let mut boots = Vec::new();
-        for range in log.ranges() {
+        for range in log.ranges()? {
             if let Some(mut boot) = log.boot(range)? {
                 boot.applied = state.applied(range).unwrap_or_default();
                 boots.push(boot);

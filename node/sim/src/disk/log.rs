@@ -9,7 +9,7 @@
 //! never has a gap.
 
 use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
-use holdfast_core::ids::{Index, RangeId, Term};
+use holdfast_core::ids::{Index, RangeId, ReplicaId, Term};
 use holdfast_core::state::Applied;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
@@ -25,6 +25,8 @@ pub struct RangeLog {
     pub hard_state: HardState,
     /// The position below which the log was cut.
     pub truncated: Applied,
+    /// This node's replicas up to this one were removed.
+    pub removed: ReplicaId,
 }
 
 impl RangeLog {
@@ -53,11 +55,13 @@ impl Logs {
     }
 
     fn write(&mut self, write: &LogWrite) {
-        let LogWrite { range, entries, hard_state, truncate, destroy } = write;
+        let LogWrite { range, entries, hard_state, truncate, destroy, removed } = write;
         if *destroy {
-            self.ranges.remove(range);
+            let kept = self.ranges.remove(range).map(|log| log.removed).unwrap_or_default();
+            self.ranges.entry(*range).or_default().removed = kept;
         }
         let log = self.ranges.entry(*range).or_default();
+        log.removed = log.removed.max(removed.unwrap_or_default());
         if let Some(cut) = truncate {
             log.entries = log.entries.split_off(&(cut.index + 1));
             log.truncated = *cut;
@@ -170,6 +174,7 @@ impl LogDisk {
                 truncated: log.truncated,
                 last_index: log.last_index(),
                 applied: Applied::default(),
+                removed: log.removed,
             })
             .collect()
     }

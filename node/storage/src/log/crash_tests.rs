@@ -35,8 +35,14 @@ fn read(log: &RaftLog) -> Model {
         let commit = boot.hard_state.commit;
         (boot.range.0, Range { commit, truncated: boot.truncated, entries })
     };
-    let all =
-        || log.ranges().into_iter().filter_map(|of| log.boot(of).unwrap()).map(range).collect();
+    let all = || {
+        log.ranges()
+            .unwrap()
+            .into_iter()
+            .filter_map(|of| log.boot(of).unwrap())
+            .map(range)
+            .collect()
+    };
     std::thread::scope(|scope| scope.spawn(all).join().unwrap())
 }
 

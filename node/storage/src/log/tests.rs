@@ -50,7 +50,7 @@ fn entries_and_hard_state_survive_a_restart() -> EngineResult<()> {
         [(5, 2), (6, 3), (7, 3)]
     );
     assert_eq!(log.entries(RANGE, 1, 8, 1).len(), 1, "at least one entry whatever the limit");
-    assert_eq!(log.ranges(), [RANGE]);
+    assert_eq!(log.ranges().unwrap(), [RANGE]);
     Ok(())
 }
 
@@ -102,10 +102,29 @@ fn a_destroyed_range_is_gone_and_may_come_back() {
     log.write([&LogWrite { range: RANGE, destroy: true, ..LogWrite::default() }], true).unwrap();
     let log = reopen(log, &dir);
     assert!(log.boot(RANGE).unwrap().is_none());
-    assert!(log.ranges().is_empty());
+    assert!(log.ranges().unwrap().is_empty());
     log.write([&append(21, 22, 6)], true).unwrap();
     let log = reopen(log, &dir);
     assert_eq!(log.boot(RANGE).unwrap().unwrap().last_index, 22);
+}
+
+#[test]
+fn a_removed_replica_is_remembered_whatever_becomes_of_the_log() {
+    let dir = TempDir::new().unwrap();
+    let log = open(&dir);
+    let removed =
+        LogWrite { range: RANGE, removed: Some(ReplicaId(3)), destroy: true, ..append(1, 9, 2) };
+    log.write([&LogWrite { entries: Vec::new(), ..removed }], true).unwrap();
+    let log = reopen(log, &dir);
+    let boot = log.boot(RANGE).unwrap().unwrap();
+    assert_eq!((boot.removed, boot.has_log()), (ReplicaId(3), false));
+    assert_eq!(log.ranges().unwrap(), [RANGE]);
+    // Another replica of the range comes, by a raft snapshot.
+    log.write([&LogWrite { destroy: true, ..append(21, 22, 6) }], true).unwrap();
+    let log = reopen(log, &dir);
+    let boot = log.boot(RANGE).unwrap().unwrap();
+    assert_eq!((boot.removed, boot.last_index), (ReplicaId(3), 22));
+    assert_eq!(log.ranges().unwrap(), [RANGE]);
 }
 
 #[test]
