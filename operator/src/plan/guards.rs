@@ -7,6 +7,7 @@
 use super::Context;
 use crate::api::spec::{ReplacementPolicy, ReprotectionMode};
 use crate::api::status::{Store, StoreState};
+use crate::observe::{Member, Report};
 use crate::validate::percent;
 use jiff::{SignedDuration, Timestamp};
 
@@ -40,11 +41,15 @@ pub fn warmed_up(context: &Context<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// G2: the nodes said lately how they are.
+/// G2: the nodes say how they are.
 pub fn confirmed(context: &Context<'_>) -> Result<(), Refusal> {
     if context.observed.report.is_none() {
         let why = context.observed.report_error.as_deref().unwrap_or("no node was asked yet");
         return Err(("StatusStale", format!("no node tells how the cluster is: {why}")));
+    }
+    // What they said before is good enough to show, and to stop a clock, but not to act on.
+    if let Some(why) = &context.observed.report_error {
+        return Err(("StatusStale", format!("no node tells just now how the cluster is: {why}")));
     }
     Ok(())
 }
@@ -67,11 +72,18 @@ pub fn quorum(context: &Context<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// G4: too many nodes at once are the network's fault.
+/// G4: too many nodes at once are the network's fault. Those that are gone for good are not: they are
+/// accounted for, and only wait for a new volume.
 pub fn few_unhealthy(context: &Context<'_>) -> Result<(), Refusal> {
+    let report = context.observed.report.as_ref();
+    let gone = |store: &&Store| match (report, store.store_id) {
+        (Some(report), Some(id)) => report.by_id(id).is_none(),
+        _ => false,
+    };
     let unhealthy = context
         .stores
         .iter()
+        .filter(|store| !gone(store))
         .filter(|store| {
             !matches!(store.state, StoreState::Healthy | StoreState::Pending | StoreState::Leaving)
                 || store.reason.is_some()
@@ -171,9 +183,34 @@ pub fn calm(context: &Context<'_>, except: &[&str]) -> Result<(), Refusal> {
             format!("store {} of {} does not answer or has no pod", node.id, node.name),
         ));
     }
+    if except.is_empty() { complete(report) } else { Ok(()) }
+}
+
+/// Every range has all its copies.
+fn complete(report: &Report) -> Result<(), Refusal> {
     let missing = report.ranges.total - report.ranges.fully_replicated;
-    if missing > 0 && except.is_empty() {
+    if missing > 0 {
         return Err(("FullyReplicated", format!("{missing} ranges lack a copy")));
+    }
+    Ok(())
+}
+
+/// The node in this pod may be away for a moment: everything else is calm, and if it answers, then no
+/// range lacks a copy, and most nodes answer also without it. Its own pod need not be ready.
+pub fn spared(context: &Context<'_>, pod: &str) -> Result<(), Refusal> {
+    let unready = context.observed.pods.get(pod).is_some_and(|view| !view.ready);
+    calm(context, if unready { std::slice::from_ref(&pod) } else { &[] })?;
+    let Some(report) = &context.observed.report else { return confirmed(context) };
+    if !report.member(pod).is_some_and(Member::is_alive) {
+        return Ok(());
+    }
+    complete(report)?;
+    let others =
+        report.nodes.iter().filter(|member| member.is_alive() && member.name != pod).count();
+    let all = report.nodes.len().max(context.stores.len());
+    // Of one or two, none is ever spared by the rest.
+    if all > 2 && others * 2 <= all {
+        return Err(("NoQuorum", format!("without {pod} only {others} of {all} nodes answer")));
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ fn returned(next: &mut Store, previous: &Store, seen: Seen<'_>, now: Timestamp) 
         next.state = StoreState::Suspect;
         next.down_since.clone_from(&previous.down_since);
         next.reason = Some(BACK.to_owned());
-    } else if seen.member.flatten().is_some_and(|member| member.state == "Down") {
+    } else if seen.member.is_some_and(|member| member.is_none_or(|it| it.state == "Down")) {
         next.reason = Some(STORE_WEDGED.to_owned());
     }
 }

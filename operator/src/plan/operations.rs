@@ -104,14 +104,12 @@ pub(super) fn go_on(
                 Some(pod) if !pod.terminating => {
                     // What held when it was written down has to hold still; otherwise it is forgotten
                     // and begun again when everything is well.
-                    let except: Vec<&str> =
-                        (!pod.ready).then_some(operation.pod.as_str()).into_iter().collect();
-                    let calm = guards::calm(context, &except);
-                    if is_broken(context, &operation.pod) || calm.is_ok() {
+                    let spared = guards::spared(context, &operation.pod);
+                    if is_broken(context, &operation.pod) || spared.is_ok() {
                         let action =
                             Action::DeletePod { pod: operation.pod.clone(), uid: pod.uid.clone() };
                         decided.start(operation, action);
-                    } else if let Err(refusal) = calm {
+                    } else if let Err(refusal) = spared {
                         decided.hold("Restart", &operation.pod, refusal);
                     }
                 }
@@ -449,27 +447,21 @@ fn is_broken(context: &Context<'_>, name: &str) -> bool {
 /// Pods made from an older template are made anew, one by one, while everything else is well.
 fn roll(context: &Context<'_>, status: &mut HoldfastClusterStatus, decided: &mut Decided) {
     let mut names = outdated(context);
-    let Some(first) = names.first().cloned() else { return };
-    let unready: Vec<&String> = names
-        .iter()
-        .filter(|name| context.observed.pods.get(*name).is_some_and(|pod| !pod.ready))
-        .collect();
-    // An outdated pod that is unwell is next, and is no reason to wait.
-    let except = unready.first().map(|name| (*name).clone());
-    if let Err(refusal) = guards::calm(context, &except.as_deref().into_iter().collect::<Vec<_>>())
-    {
-        decided.hold("Restart", except.as_deref().unwrap_or(&first), refusal);
-        return;
-    }
+    let ready = |name: &String| context.observed.pods.get(name).is_none_or(|pod| pod.ready);
     let leads = |name: &String| {
         let report = context.observed.report.as_ref();
         let id = report.and_then(|report| report.member(name)).map(|member| member.id);
         id.is_some() && id == report.and_then(|report| report.sequencer)
     };
-    // The leader of the meta range last: each change of it is felt by everybody.
-    names.sort_by_key(leads);
-    let name = except.unwrap_or_else(|| names.remove(0));
-    restart(context, status, decided, &name, "its template has changed");
+    // One that is unwell is next, and is no reason to wait. The leader of the meta range is last: each
+    // change of it is felt by everybody.
+    names.sort_by_key(|name| (ready(name), ready(name) && leads(name)));
+    let Some(name) = names.first() else { return };
+    if let Err(refusal) = guards::spared(context, name) {
+        decided.hold("Restart", name, refusal);
+        return;
+    }
+    restart(context, status, decided, name, "its template has changed");
 }
 
 fn restart(

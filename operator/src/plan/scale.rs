@@ -99,6 +99,10 @@ pub(super) fn go_on(
         return;
     }
     match report.member(&pod) {
+        // It may have joined since the nodes answered last.
+        None if !left && guards::confirmed(context).is_err() => {
+            decided.operation = Some(operation);
+        }
         None => take_away(context, &operation, status, decided),
         Some(_) if left => take_away(context, &operation, status, decided),
         Some(member) => {
