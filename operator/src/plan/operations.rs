@@ -146,6 +146,17 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
     let alive = member.flatten().is_some_and(crate::observe::Member::is_alive);
     let wanted = context.spec.reprotection.mode == crate::api::spec::ReprotectionMode::Auto;
     let pod = operation.pod.clone();
+    // Seen, whether or not the answer to the request was: the cluster may have taken it on just before an
+    // operator ended, and what it has done no guard can hold back any more.
+    let quorum = context.observed.report.as_ref().is_some_and(crate::observe::Report::has_quorum);
+    if member == Some(None) && quorum {
+        decided.tell(
+            false,
+            "StoreTombstoned",
+            format!("{pod} has no copies left and may never come back with this volume"),
+        );
+        return;
+    }
     if alive || (!wanted && operation.phase != Phase::Accepted) {
         decided.tell(
             false,
@@ -155,15 +166,7 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
         return;
     }
     if operation.phase == Phase::Accepted {
-        if member == Some(None) {
-            decided.tell(
-                false,
-                "StoreTombstoned",
-                format!("{pod} has no copies left and may never come back with this volume"),
-            );
-        } else {
-            decided.operation = Some(operation);
-        }
+        decided.operation = Some(operation);
         return;
     }
     // What held when it was written down has to hold still.
@@ -322,7 +325,6 @@ fn give_up_superseded(
     let has_place = |name: &str| {
         context.stores.iter().any(|store| store.pod == name)
             || context.observed.pods.contains_key(name)
-            || status.parked.iter().any(|parked| parked.pod == name)
     };
     let homeless =
         report.nodes.iter().filter(|node| node.state == "Down" && !has_place(&node.name));
@@ -334,6 +336,10 @@ fn give_up_superseded(
         return;
     }
     let operation = new(context, status, OperationType::Reprotect, &pod, id, None);
+    if !has_place(&pod) {
+        // Should its pod be wanted again, then the disk that it finds is that of a dead node.
+        scale::park(context, &operation, status);
+    }
     let action = Action::Reprotect {
         node: old.id,
         operation: operation.id.clone(),

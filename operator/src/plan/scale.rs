@@ -177,7 +177,7 @@ pub(super) fn begin_undrain(
                 decided.start(operation, Action::Undrain { node: member.id });
                 return;
             }
-            Some(member) if member.state == "Down" => {}
+            Some(member) if ["Down", "Condemned"].contains(&member.state.as_str()) => {}
             None if operations::replace_dead_volume(context, status, decided, &parked) => return,
             // It leads again, or came with another volume.
             _ => status.parked.retain(|other| *other != parked),

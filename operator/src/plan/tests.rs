@@ -640,4 +640,5 @@ fn a_node_with_an_emptied_disk_is_given_up_as_what_it_was() {
     assert_eq!(fixture.store(2).state, StoreState::Healthy);
 }
 
+mod endings;
 mod restarts;
