@@ -185,8 +185,17 @@ pub fn read(
 /// Reconstructs the answer of a command applied at `revision`.
 ///
 /// # Errors
-/// The command changed nothing because it was refused; or what it changed cannot be told any more.
-pub fn replay(op: &Op, revision: Revision, state: &dyn StateReads) -> Result<Response, Error> {
+/// The command changed nothing because it was refused; or what it changed cannot be told any more,
+/// as when the state before it is `compacted`.
+pub fn replay(
+    op: &Op,
+    revision: Revision,
+    compacted: Revision,
+    state: &dyn StateReads,
+) -> Result<Response, Error> {
+    if revision <= compacted {
+        return Err(Error::TimedOut);
+    }
     let mut eval = Eval::at(revision - 1, revision, 0, state);
     let (_, result) = match eval.run(op) {
         Ok(done) => done,

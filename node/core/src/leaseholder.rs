@@ -207,7 +207,8 @@ impl Leaseholder {
         match view.dedup.seen(asked.id) {
             Seen::Done(revision) => {
                 let Work::Op(op) = asked.work else { unreachable!("matched above") };
-                out.reads.push((asked.asker, ReadWork::Replay { op, revision }));
+                let compacted = view.compacted;
+                out.reads.push((asked.asker, ReadWork::Replay { op, revision, compacted }));
                 return;
             }
             // Nobody waits for it any more.
@@ -517,7 +518,8 @@ impl Leaseholder {
                     out.done(asker, Ok(Response::Kv { revision, result }));
                 }
                 (Work::Op(op), None) => {
-                    out.reads.push((asker, ReadWork::Replay { op: op.clone(), revision }));
+                    let (op, compacted) = (op.clone(), view.compacted);
+                    out.reads.push((asker, ReadWork::Replay { op, revision, compacted }));
                 }
             }
         }

@@ -59,6 +59,8 @@ pub enum ReadWork {
         op: Op,
         /// The revision that it got.
         revision: Revision,
+        /// History below this is gone.
+        compacted: Revision,
     },
     /// Find the events of a feed: answer with [`crate::effects::Input::FeedScanned`].
     Feed {
@@ -97,7 +99,9 @@ impl ReadTask {
             ReadWork::At { op, revision, compacted } => {
                 eval::read(op, *revision, *compacted, state)
             }
-            ReadWork::Replay { op, revision } => eval::replay(op, *revision, state),
+            ReadWork::Replay { op, revision, compacted } => {
+                eval::replay(op, *revision, *compacted, state)
+            }
             ReadWork::Feed { .. } => unreachable!("a feed scan has its own answer"),
         }
     }
