@@ -596,10 +596,16 @@ impl Node {
             .replicas
             .iter()
             .filter(|(range, replica)| match replica.lease {
-                Lease::Registering(term) => self
-                    .meta
-                    .registration(**range)
-                    .is_some_and(|registered| registered.term == term && registered.node == me),
+                // That of an older generation is of an earlier lease, or says too little.
+                Lease::Registering(term) => {
+                    let generation =
+                        replica.descriptor.as_ref().map_or(0, |descriptor| descriptor.generation);
+                    self.meta.registration(**range).is_some_and(|registered| {
+                        registered.term == term
+                            && registered.node == me
+                            && registered.generation >= generation
+                    })
+                }
                 Lease::None | Lease::Held(_) => false,
             })
             .map(|(range, _)| *range)
