@@ -12,13 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 12] = [
+const FIXED: [(u64, &str); 13] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
     (8, "a cut whose revision depended on what was applied with it"),
     (500_153, "a watermark past commands that the leaseholder had forgotten with its old lease"),
     (500_436, "a request carried out twice around a change of members"),
+    (800_093, "the same, while the old registration still stood"),
     (500_552, "an election between a raft snapshot and its log"),
     (500_204, "\"durable\" said too early, for a write that shared its number with a removal"),
     (520_035, "a removed replica that was made again, with an empty log, and voted"),
