@@ -428,6 +428,10 @@ impl Leaseholder {
             self.forget(pending);
         }
         for pending in again {
+            // Whoever asked the same meanwhile still waits, and may be the only one who does.
+            for asker in pending.also {
+                self.admit(Asked { asker, ..pending.asked.clone() }, false, view, out);
+            }
             self.admit(pending.asked, false, view, out);
         }
     }
@@ -614,4 +618,55 @@ fn change_size(change: &Change) -> usize {
 /// True if it writes any value, so that a full disk must refuse it.
 fn grows(mutations: &[Mutation]) -> bool {
     mutations.iter().any(|mutation| mutation.version.value.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::PutOp;
+    use crate::state::tests::Empty;
+    use bytes::Bytes;
+
+    fn put(sequence: u64, asker: u64, lease: i64) -> Asked {
+        let key = Bytes::from_static(b"k");
+        Asked {
+            asker: Asker::Local(asker),
+            id: RequestId { gateway: 7, sequence },
+            settled_below: 0,
+            again: false,
+            work: Work::Op(Op::Put(PutOp { key, lease, ..PutOp::default() })),
+        }
+    }
+
+    /// A repeated delivery is the one whose answer its gateway takes.
+    #[test]
+    fn a_repeated_request_is_answered_though_one_before_it_is_refused() {
+        let span = Span { start: Bytes::new(), end: None };
+        let dedup = Dedup::default();
+        let (state, known, compacted, full) = (&Empty, 0, 0, false);
+        let view = View { state, dedup: &dedup, span: &span, known, compacted, full };
+        let (mut holder, mut out) = (Leaseholder::default(), Out::default());
+        for asked in [put(1, 1, 5), put(2, 2, 0), put(2, 3, 0)] {
+            holder.ask(asked, &view, &mut out);
+        }
+        let mut asked = out.questions.drain(..).map(|(_, cookie)| cookie).collect::<Vec<_>>();
+        assert_eq!(asked.len(), 2, "the repeated one is not a command of its own");
+        holder.answered(asked.remove(0), SequencerReply::LeaseNotFound, &view, &mut out);
+        assert!(matches!(
+            &out.outcomes[..],
+            [(Asker::Local(1), Outcome::Done(Err(Error::LeaseNotFound)))]
+        ));
+        // The second's number is void: what it saw of the first has never been.
+        holder.answered(asked.remove(0), SequencerReply::Granted(10), &view, &mut out);
+        assert!(holder.take_proposals().is_empty());
+        let (_, again) = out.questions.pop().expect("planned anew");
+        assert!(out.questions.is_empty());
+        holder.answered(again, SequencerReply::Granted(11), &view, &mut out);
+        assert_eq!(holder.take_proposals().len(), 1);
+        out.outcomes.clear();
+        holder.applied(11, &[], &view, &mut out);
+        let mut answered = out.outcomes.iter().map(|(asker, _)| *asker).collect::<Vec<_>>();
+        answered.sort();
+        assert_eq!(answered, [Asker::Local(2), Asker::Local(3)]);
+    }
 }

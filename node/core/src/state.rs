@@ -110,3 +110,47 @@ pub trait StateReads {
 
 /// Everything above any revision: reads the newest state.
 pub const REVISION_MAX: Revision = Revision::MAX;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A state without anything.
+    pub(crate) struct Empty;
+
+    impl StateReads for Empty {
+        fn latest(&self, _: &[u8]) -> Option<Version> {
+            None
+        }
+
+        fn at(&self, _: &[u8], _: Revision) -> Option<Version> {
+            None
+        }
+
+        fn scan(
+            &self,
+            _: &Span,
+            _: Revision,
+            _: bool,
+            _: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
+        ) {
+        }
+
+        fn history(
+            &self,
+            _: &Span,
+            _: Revision,
+            _: Revision,
+            _: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
+        ) {
+        }
+
+        fn lease_keys(&self, _: LeaseId, _: &Span) -> Vec<Bytes> {
+            Vec::new()
+        }
+
+        fn system_rows(&self, _: RangeId) -> Vec<(Bytes, Bytes)> {
+            Vec::new()
+        }
+    }
+}
