@@ -162,6 +162,14 @@ pub enum MetaChange {
         /// The kind.
         alarm: AlarmKind,
     },
+    /// The leader of this term becomes the sequencer, with a block of its own. Where that begins
+    /// follows from what was logged before.
+    Takeover {
+        /// The term in which it was proposed.
+        term: Term,
+        /// Revisions in the block.
+        size: i64,
+    },
 }
 
 impl Entry {

@@ -129,6 +129,12 @@ impl Group {
         self.raft.raft.state == StateRole::Leader
     }
 
+    /// True while this replica stands for election with some prospect: asked to by the leader, or
+    /// after others said that they would vote for it.
+    pub fn is_candidate(&self) -> bool {
+        self.raft.raft.state == StateRole::Candidate
+    }
+
     /// The leader, as far as known.
     pub fn leader(&self) -> Option<ReplicaId> {
         match self.raft.raft.leader_id {

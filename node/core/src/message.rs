@@ -273,6 +273,8 @@ pub enum InternalReply {
     Range(RangeId),
     /// Keys attached to a lease in one range.
     Keys(Vec<Bytes>),
+    /// The sequencer's first revision.
+    First(Revision),
 }
 
 /// One question to the sequencer.

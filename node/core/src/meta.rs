@@ -269,6 +269,13 @@ impl MetaState {
                 self.scalars_row(rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            MetaChange::Takeover { term: _, size } => {
+                let GrantBlock { end, handover } = self.scalars.block;
+                let first = handover.unwrap_or(end + 1);
+                self.scalars.block = GrantBlock { end: end.max(first - 1 + size), handover: None };
+                self.scalars_row(rows);
+                MetaAnswer::Internal(InternalReply::First(first))
+            }
             MetaChange::Handover { next } => {
                 self.scalars.block.handover = Some(*next);
                 self.scalars_row(rows);

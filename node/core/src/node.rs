@@ -131,9 +131,9 @@ pub struct Node {
     out: Out,
     full: bool,
     stopping: bool,
+    /// On the way out, the meta range waits so long for the others to be handed over.
+    meta_leaves_at: Millis,
     counters: Counters,
-    /// First revision that this sequencer grants.
-    first_next: Revision,
     known_peers: Vec<(NodeId, String)>,
     /// When a hand-over of the sequencer counts as failed.
     resume_at: Millis,
@@ -187,8 +187,8 @@ impl Node {
             out: Out::default(),
             full: false,
             stopping: false,
+            meta_leaves_at: 0,
             counters: Counters::default(),
-            first_next: 0,
             known_peers: Vec::new(),
             resume_at: 0,
             plan_at: 0,
@@ -366,7 +366,9 @@ impl Node {
             }
             self.propose();
             self.group_turns(&mut persist, &mut committed);
-            if !busy && self.loopback.is_empty() && self.dirty.is_empty() {
+            let idle =
+                self.dirty.is_empty() && !self.service.has_changes() && !self.session.has_unsent();
+            if !busy && self.loopback.is_empty() && idle {
                 break;
             }
         }
@@ -385,6 +387,8 @@ impl Node {
             || !self.unblock.is_empty()
             || !self.later.is_empty()
             || !self.dirty.is_empty()
+            || self.service.has_changes()
+            || self.session.has_unsent()
             || !self.doomed.is_empty()
             || !self.leftovers.is_empty();
         self.effects.handed_over =
@@ -445,6 +449,12 @@ impl Node {
         let changes = self.service.take_changes();
         if !changes.is_empty() {
             self.propose_meta(changes);
+        }
+        if let Some(to) = self.service.handing_over.take()
+            && let Some(replica) = self.replicas.get_mut(&META_RANGE)
+        {
+            replica.group.transfer(to);
+            self.dirty.insert(META_RANGE);
         }
     }
 

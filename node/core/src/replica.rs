@@ -284,6 +284,11 @@ impl Replica {
             && (self.given_up.term != term || self.applied.index >= self.given_up.index)
     }
 
+    /// True if this replica leads, or stands for election: requests may wait here for the outcome.
+    pub fn may_lead_soon(&self) -> bool {
+        self.group.is_leader() || self.group.is_candidate()
+    }
+
     /// The node that leads, as far as this replica knows.
     pub fn leader_node(&self) -> Option<NodeId> {
         let leader = self.group.leader()?;

@@ -62,6 +62,8 @@ pub struct Sequencer<T> {
     active: Option<Term>,
     /// Stopped for a hand-over.
     stopped: bool,
+    /// The takeover is on its way to the log: questions may come, and wait for it.
+    expecting: bool,
     next: Revision,
     reserving: bool,
     streams: BTreeMap<NodeId, Stream>,
@@ -79,6 +81,7 @@ impl<T> Sequencer<T> {
         Self {
             active: None,
             stopped: false,
+            expecting: false,
             next: 0,
             reserving: false,
             streams: BTreeMap::new(),
@@ -96,15 +99,31 @@ impl<T> Sequencer<T> {
         self.active.is_some() && !self.stopped
     }
 
+    /// True if there is anything to give up when the leadership goes.
+    pub fn is_engaged(&self) -> bool {
+        self.active.is_some() || self.expecting
+    }
+
     /// The last revision given out (or the end of the last block before a takeover).
     pub fn current(&self) -> Revision {
         self.next - 1
     }
 
-    /// Starts: the leader's first block is logged and applied.
+    /// The leader has proposed its takeover.
+    pub fn expect(&mut self) {
+        self.expecting = true;
+    }
+
+    /// True from the proposal of the takeover until it is applied.
+    pub fn is_expecting(&self) -> bool {
+        self.expecting
+    }
+
+    /// Starts: the leader's takeover is logged and applied.
     pub fn activate(&mut self, term: Term, next: Revision) {
         self.active = Some(term);
         self.stopped = false;
+        self.expecting = false;
         self.next = next;
         self.reserving = false;
     }
@@ -137,6 +156,7 @@ impl<T> Sequencer<T> {
         }
         self.active = None;
         self.stopped = false;
+        self.expecting = false;
         self.streams.clear();
         self.attaching.clear();
         self.attach_logged.clear();
@@ -144,7 +164,8 @@ impl<T> Sequencer<T> {
         (send, left)
     }
 
-    /// Questions from a node's stream. False: this is not the sequencer, or items are missing.
+    /// Questions from a node's stream. False: this is not the sequencer (nor about to be), or items
+    /// are missing.
     pub fn ask(
         &mut self,
         node: NodeId,
@@ -152,7 +173,7 @@ impl<T> Sequencer<T> {
         first: u64,
         items: Vec<SequencerItem>,
     ) -> bool {
-        if !self.is_active() {
+        if !self.is_active() && !self.expecting {
             return false;
         }
         let stream = self.streams.entry(node).or_default();

@@ -79,6 +79,11 @@ impl<T> Session<T> {
         self.items.push_back(Item { item, cookie });
     }
 
+    /// True if [`Self::take_unsent`] has something to give.
+    pub fn has_unsent(&self) -> bool {
+        self.sequencer.is_some() && self.sent < self.items.len()
+    }
+
     /// What has to be sent now.
     pub fn take_unsent(&mut self) -> Option<(NodeId, Message)> {
         let sequencer = self.sequencer?;

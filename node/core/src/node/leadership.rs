@@ -10,12 +10,14 @@ use crate::error::{Error, Misrouted};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Term};
 use crate::leaseholder::{self, Asker};
 use crate::message::{
-    Message, MetaRequest, Outcome, RangeRequest, SequencerItem, SequencerItemKind,
+    Message, MetaRequest, Outcome, RangeRequest, RoutedRequest, SequencerItem, SequencerItemKind,
 };
 use crate::replica::{Lease, Replica};
 use crate::request::Response;
 use crate::state::StateReads;
 
+/// On the way out, the meta range stays so long after every other range was handed over.
+const META_STAYS_MS: Millis = 50;
 /// Ticks without work after which a leader puts its range to sleep.
 const SLEEP_TICKS: u32 = 20;
 /// Ticks between campaigns of replicas of successive rank, when a leader is known to be gone.
@@ -305,6 +307,8 @@ impl Node {
             self.router.moved(range);
             if range == META_RANGE {
                 self.range_moved(range, node);
+            } else {
+                self.retry_range(range);
             }
         }
         let Some(replica) = self.replicas.get_mut(&range) else { return };
@@ -317,6 +321,7 @@ impl Node {
         if lost {
             self.lease_lost(range);
         }
+        self.turn_away(range);
         if range == META_RANGE {
             self.meta_role(leads);
             return;
@@ -328,6 +333,18 @@ impl Node {
             && !replica.group.is_transferring();
         if sure && !self.stopping {
             self.register(range);
+        }
+    }
+
+    /// Whoever waited for this replica to lead has to ask elsewhere.
+    fn turn_away(&mut self, range: RangeId) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if replica.waiting.is_empty() || replica.may_lead_soon() {
+            return;
+        }
+        let hint = replica.leader_node().filter(|node| *node != self.config.node);
+        for (asker, _) in std::mem::take(&mut replica.waiting) {
+            self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
     }
 
@@ -388,15 +405,20 @@ impl Node {
         replica.lease = Lease::Held(term);
         replica.idle_ticks = 0;
         for (asker, request) in std::mem::take(&mut replica.waiting) {
-            match asker {
-                Asker::Local(_) | Asker::Nobody => {
-                    self.loopback.push_back(Message::Request(Box::new(request)));
-                }
-                Asker::Remote { node, .. } => self.later.push_back((node, request)),
-            }
+            self.again(asker, request);
         }
         self.retry_waiting();
         self.watch_range_moved(range, self.config.node);
+    }
+
+    /// A request that waited here is served anew.
+    pub(super) fn again(&mut self, asker: Asker, request: RoutedRequest) {
+        match asker {
+            Asker::Local(_) | Asker::Nobody => {
+                self.loopback.push_back(Message::Request(Box::new(request)));
+            }
+            Asker::Remote { node, .. } => self.later.push_back((node, request)),
+        }
     }
 
     pub(super) fn lease_lost(&mut self, range: RangeId) {
@@ -596,6 +618,8 @@ impl Node {
         if range == META_RANGE {
             self.resume_at = self.now + 2 * self.config.election_ms;
             if let Some(next) = self.sequencer.stop() {
+                // The transfer follows the proposal at once: a successor is made only of a member
+                // that has all of the log, this entry with it.
                 self.service.handing_over = Some(to);
                 self.service.change(MetaEntry {
                     id: RequestId::default(),
@@ -647,17 +671,30 @@ impl Node {
 
     pub(super) fn shutdown(&mut self) {
         self.stopping = true;
+        self.meta_leaves_at = self.now + self.config.election_ms;
         self.hand_over_all();
     }
 
-    /// Offers every leadership to another node (again, where it did not work out).
+    /// Offers every leadership to another node (again, where it did not work out). The meta range
+    /// comes a while after the others: the new leaseholders need a sequencer to register with, and
+    /// two short waits are better for a client than a long one.
     pub(super) fn hand_over_all(&mut self) {
+        let me = self.config.node;
+        let busy = self.replicas.iter().any(|(range, replica)| {
+            *range != META_RANGE
+                && (replica.group.is_leader()
+                    || self.meta.registration(*range).is_some_and(|held| held.node == me))
+        });
+        if !busy {
+            self.meta_leaves_at = self.meta_leaves_at.min(self.now + META_STAYS_MS);
+        }
+        let leaves = self.now >= self.meta_leaves_at;
         let led: Vec<RangeId> = self
             .replicas
             .iter()
             .filter(|(_, replica)| replica.group.is_leader() && !replica.group.is_transferring())
             .map(|(range, _)| *range)
-            .rev()
+            .filter(|range| *range != META_RANGE || leaves)
             .collect();
         for range in led {
             if let Some(to) = self.successor(range) {

@@ -14,7 +14,7 @@ use crate::error::{Error, Misrouted};
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::leaseholder::{Asker, Out};
 use crate::message::MetaRequest;
-use crate::message::{Outcome, RangeRequest};
+use crate::message::{InternalReply, Outcome, RangeRequest};
 use crate::meta::{LeaseRecord, MetaAnswer};
 use crate::replica::Lease;
 use crate::request::{AdminOp, AlarmAction, Request, Response};
@@ -71,10 +71,14 @@ pub(super) struct MetaService {
     revokes: BTreeMap<LeaseId, Revoke>,
     pub(super) handing_over: Option<ReplicaId>,
     /// Term in which the first block was proposed.
-    reserving: Option<Term>,
+    taking_over: Option<Term>,
 }
 
 impl MetaService {
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     pub(super) fn take_changes(&mut self) -> Vec<MetaEntry> {
         std::mem::take(&mut self.changes)
     }
@@ -88,12 +92,12 @@ impl MetaService {
         for (_, (asker, _)) in std::mem::take(&mut self.waiting) {
             out.misrouted(asker, Misrouted::Busy);
         }
-        self.reserving = None;
+        self.taking_over = None;
     }
 
     /// Every lease gets its full time again (a new leader, or a pause of this process).
     pub(super) fn extend_leases(&mut self, now: Millis, leases: &BTreeMap<LeaseId, LeaseRecord>) {
-        if self.deadlines.is_empty() && self.reserving.is_none() {
+        if self.deadlines.is_empty() && self.taking_over.is_none() {
             return;
         }
         self.deadlines =
@@ -109,7 +113,7 @@ impl Node {
         let Some(replica) = self.replicas.get_mut(&META_RANGE) else { return };
         let term = replica.group.term();
         if !leads {
-            if self.service.reserving.is_some() || self.sequencer.is_active() {
+            if self.service.taking_over.is_some() || self.sequencer.is_engaged() {
                 let (send, left) = self.sequencer.deactivate();
                 for (to, message) in send {
                     self.send(to, message);
@@ -126,32 +130,33 @@ impl Node {
             }
             return;
         }
-        if self.service.reserving != Some(term) && replica.applied.term == term {
-            self.service.reserving = Some(term);
+        let engaged = self.sequencer.is_active() || self.sequencer.stopped().is_some();
+        if self.service.taking_over != Some(term) && !engaged {
             self.counters.elections += 1;
-            let end = self.meta.block().handover.unwrap_or(self.meta.block().end + 1)
-                + crate::sequencer::BLOCK;
-            let end = end.max(self.meta.block().end);
-            self.first_next = self.meta.block().handover.unwrap_or(self.meta.block().end + 1);
-            self.service.change(MetaEntry {
-                id: RequestId::default(),
-                change: MetaChange::Reserve { end },
-            });
+            self.take_over(term);
         }
     }
 
-    /// A block is in the log: the first of this term starts the sequencer.
-    pub(super) fn reserved(&mut self) {
-        let Some(replica) = self.replicas.get(&META_RANGE) else { return };
+    fn take_over(&mut self, term: Term) {
+        self.service.taking_over = Some(term);
+        self.sequencer.expect();
+        self.service.change(MetaEntry {
+            id: RequestId::default(),
+            change: MetaChange::Takeover { term, size: crate::sequencer::BLOCK },
+        });
+    }
+
+    /// A takeover is in the log: that of this term starts the sequencer.
+    fn taken_over(&mut self, of: Term, first: Revision) {
+        let Some(replica) = self.replicas.get_mut(&META_RANGE) else { return };
         let term = replica.group.term();
-        self.sequencer.reserved();
-        if !replica.group.is_leader()
-            || self.service.reserving != Some(term)
-            || self.sequencer.is_active()
-        {
+        if !replica.group.is_leader() || of != term || self.sequencer.is_active() {
             return;
         }
-        self.sequencer.activate(term, self.first_next);
+        self.sequencer.activate(term, first);
+        for (asker, request) in std::mem::take(&mut replica.waiting) {
+            self.again(asker, request);
+        }
         let now = self.now;
         self.service.extend_leases(now, self.meta.leases());
         let revoking: Vec<LeaseId> = self
@@ -299,12 +304,20 @@ impl Node {
     /// A meta entry was applied (on any node).
     pub(super) fn meta_applied(&mut self, entry: &MetaEntry, answer: MetaAnswer) {
         match &entry.change {
-            MetaChange::Reserve { .. } => self.reserved(),
+            MetaChange::Reserve { .. } => self.sequencer.reserved(),
+            MetaChange::Takeover { term, .. } => {
+                if let MetaAnswer::Internal(InternalReply::First(first)) = &answer {
+                    self.taken_over(*term, *first);
+                }
+            }
             MetaChange::Register { descriptor, .. } => {
                 let range = descriptor.id;
                 if let Some(registered) = self.meta.registration(range) {
                     self.range_moved(range, registered.node);
                     self.watch_range_moved(range, registered.node);
+                }
+                if self.stopping {
+                    self.hand_over_all();
                 }
             }
             MetaChange::LeaseAttach { id, range } => self.sequencer.attached(*id, *range),
@@ -325,14 +338,6 @@ impl Node {
             MetaChange::SetNodeState { node, .. }
             | MetaChange::Condemn { node, .. }
             | MetaChange::Retire { node } => self.wake_ranges_with(*node),
-            MetaChange::Handover { .. } => {
-                if let Some(to) = self.service.handing_over.take()
-                    && let Some(replica) = self.replicas.get_mut(&META_RANGE)
-                {
-                    replica.group.transfer(to);
-                    self.dirty.insert(META_RANGE);
-                }
-            }
             _ => {}
         }
         // "Revoking" is answered when the keys are gone.
@@ -562,7 +567,9 @@ impl Node {
 
     /// A hand-over of the sequencer that did not happen: it goes on here, with a new block.
     fn resume_sequencer(&mut self) {
-        let Some(next) = self.sequencer.stopped() else { return };
+        if self.sequencer.stopped().is_none() {
+            return;
+        }
         let Some(replica) = self.replicas.get_mut(&META_RANGE) else { return };
         if self.now < self.resume_at || !replica.group.is_leader() {
             return;
@@ -571,11 +578,8 @@ impl Node {
             replica.group.abort_transfer();
         }
         self.resume_at = self.now + 2 * self.config.election_ms;
-        self.first_next = next;
-        self.service.handing_over = None;
-        let end = self.meta.block().end.max(next + crate::sequencer::BLOCK);
-        self.service
-            .change(MetaEntry { id: RequestId::default(), change: MetaChange::Reserve { end } });
+        let term = replica.group.term();
+        self.take_over(term);
     }
 
     /// The meta state changed: leases, addresses, registrations may concern this node.

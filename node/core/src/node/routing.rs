@@ -24,6 +24,8 @@ use std::ops::ControlFlow;
 
 /// Pause before a request that nobody took is tried again.
 const RETRY_MS: Millis = 10;
+/// Requests that wait at a replica for its lease.
+const WAITING_MAX: usize = 10_000;
 /// Immediate attempts on fresh hints, before pauses begin.
 const EAGER_ATTEMPTS: u32 = 3;
 /// How long a request waits for a range whose majority is known to be gone.
@@ -454,6 +456,15 @@ impl Node {
     /// A request for a replica on this node.
     pub(super) fn serve(&mut self, asker: Asker, request: RoutedRequest, state: &dyn StateReads) {
         let range = request.range;
+        if matches!(request.body, RangeRequest::Meta(_))
+            && !self.sequencer.is_active()
+            && self.sequencer.is_expecting()
+            && let Some(replica) = self.replicas.get_mut(&META_RANGE)
+            && replica.waiting.len() < WAITING_MAX
+        {
+            replica.waiting.push((asker, request));
+            return;
+        }
         if let RangeRequest::Meta(meta) = request.body {
             return self.serve_meta(asker, request.id, meta);
         }
@@ -466,7 +477,7 @@ impl Node {
         let serves =
             if range == META_RANGE { self.sequencer.is_active() } else { replica.holds_lease() };
         if !serves {
-            if replica.group.is_leader() && !self.stopping && replica.waiting.len() < 10_000 {
+            if replica.may_lead_soon() && replica.waiting.len() < WAITING_MAX {
                 replica.waiting.push((asker, request));
                 return;
             }
@@ -759,6 +770,25 @@ impl Node {
                 pending.sent_to = None;
                 pending.retry_at = Some(now);
             }
+            self.dispatch_remote_or_loop(sequence);
+        }
+    }
+
+    /// A range has another leader: what waits to be sent to it may go now.
+    pub(super) fn retry_range(&mut self, range: RangeId) {
+        let now = self.now;
+        let waiting: Vec<u64> = self
+            .router
+            .pending
+            .iter()
+            .filter(|(_, pending)| {
+                pending.sent_to.is_none()
+                    && pending.retry_at.is_some_and(|at| at > now)
+                    && self.range_at(&pending.place) == Some(range)
+            })
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in waiting {
             self.dispatch_remote_or_loop(sequence);
         }
     }
