@@ -8,7 +8,9 @@ use super::guards;
 use super::operations::{self, Decided};
 use super::{Action, Context};
 use crate::api::spec::HoldfastClusterSpec;
-use crate::api::status::{HoldfastClusterStatus, Operation, OperationType, Parked, StoreState};
+use crate::api::status::{
+    HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
+};
 
 /// How many pods there are to be now, as far as only adding is concerned.
 pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> i32 {
@@ -32,15 +34,7 @@ pub(super) fn begin_down(
     }
     let Some(victim) = context.stores.last() else { return };
     let (pod, victim_id) = (victim.pod.clone(), victim.store_id);
-    // Those that are to go and are unwell are no loss, so nobody waits for them.
-    let except: Vec<&str> = context
-        .stores
-        .iter()
-        .skip(context.spec.nodes.max(0) as usize)
-        .filter(|store| store.state != StoreState::Healthy)
-        .map(|store| store.pod.as_str())
-        .collect();
-    if let Err(refusal) = enough_left(context).and_then(|()| guards::calm(context, &except)) {
+    if let Err(refusal) = may_shrink(context) {
         decided.hold("ScaleDown", &pod, refusal);
         return;
     }
@@ -108,6 +102,12 @@ pub(super) fn go_on(
         Some(member) => {
             // It joined only after the operation began.
             operation.store_id.get_or_insert(member.id as i64);
+            // Nothing is on its way yet, and somebody may need help more: it begins again later.
+            let refused = operation.phase == Phase::Refused && member.state == "Up";
+            if let Some(refusal) = may_shrink(context).err().filter(|_| refused) {
+                decided.hold("ScaleDown", &pod, refusal);
+                return;
+            }
             operations::retry(context, operation, decided, |operation| Action::Drain {
                 node: operation.store_id.unwrap_or(0) as u64,
             });
@@ -183,6 +183,19 @@ pub(super) fn begin_undrain(
             _ => status.parked.retain(|other| *other != parked),
         }
     }
+}
+
+/// All is well, but for those that are to go anyway: they are no loss, so nobody waits for them.
+fn may_shrink(context: &Context<'_>) -> Result<(), guards::Refusal> {
+    let except: Vec<&str> = context
+        .stores
+        .iter()
+        .skip(context.spec.nodes.max(0) as usize)
+        .filter(|store| store.state != StoreState::Healthy)
+        .map(|store| store.pod.as_str())
+        .collect();
+    enough_left(context)?;
+    guards::calm(context, &except)
 }
 
 /// As many nodes stay, and are well, as a range has copies.

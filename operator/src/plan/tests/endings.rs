@@ -76,3 +76,24 @@ fn a_node_without_a_place_is_given_up_and_its_disk_is_remembered() {
     let Some(Action::Replace { volume_uid, .. }) = plan.action else { panic!("{plan:?}") };
     assert_eq!(volume_uid.as_deref(), Some("pvc-3"));
 }
+
+#[test]
+fn a_farewell_that_was_refused_keeps_no_help_from_others() {
+    let mut fixture = Fixture::new(5);
+    fixture.cluster.spec.nodes = 4;
+    assert_eq!(fixture.step().action, Some(Action::Drain { node: 5 }));
+    let now = fixture.now;
+    let status = fixture.cluster.status.as_mut().unwrap();
+    absorb(status, Outcome::Refused("no spare node".to_owned()), now);
+    // While all is well it is asked again, as the same.
+    let id = fixture.status().operation.clone().unwrap().id;
+    assert_eq!(fixture.step().status.operation.unwrap().id, id);
+    fixture.kill(0);
+    // It may have been taken on when nobody heard: then it goes on.
+    let mut leaving = fixture.clone();
+    leaving.member(4).state = "Leaving".to_owned();
+    assert!(leaving.step().status.operation.is_some());
+    assert_eq!(fixture.step().status.operation, None);
+    let plan = fixture.pass(DELAY).step();
+    assert!(matches!(plan.action, Some(Action::Reprotect { node: 1, .. })), "{plan:?}");
+}
