@@ -178,7 +178,9 @@ impl Nemesis {
                 AdminOp::Reprotect { node, operation, epoch }
             }
             _ => {
-                let ranges = world.status(gateway).map_or(1, |status| status.ranges.len() as u64);
+                // One that has just started may know of none.
+                let known = world.status(gateway).map_or(0, |status| status.ranges.len() as u64);
+                let ranges = known.max(1);
                 AdminOp::Transfer { range: RangeId(world.rng().random_range(1..=ranges)), to: node }
             }
         };
