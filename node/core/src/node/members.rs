@@ -262,8 +262,10 @@ impl Node {
             let state = self.meta.nodes().get(&node).map(|record| record.state);
             state.is_some_and(|state| state != NodeState::Tombstoned)
         };
+        // Also one that is being drained: it is a gateway, and must know where ranges are.
+        let stays = |node: NodeId| !self.loses_replicas(node) && self.answers(node);
         let mut nodes = self.meta.nodes().keys().copied();
-        let without = nodes.find(|node| self.is_up(*node) && range.replica_on(*node).is_none());
+        let without = nodes.find(|node| stays(*node) && range.replica_on(*node).is_none());
         if let Some(gone) = gone.filter(|gone| !(back(gone.node) && holds_data(gone.node))) {
             return match (gone.kind, begun, without) {
                 (ReplicaKind::Voter, Some(begun), _) => step(Some(begun.node), Some(gone.node)),
