@@ -46,9 +46,16 @@ impl<T> Session<T> {
         }
     }
 
-    /// The newest revision that an answer has named; it may lag, never lead.
+    /// The newest revision that an answer has named which was acted on; it may lag, never lead:
+    /// every grant that is not acted on yet is above it.
     pub fn known(&self) -> Revision {
         self.known
+    }
+
+    /// The answer that named this revision is acted on now. Not before, though it may have come in
+    /// one message with earlier ones: what is planned on account of those counts on `known`.
+    pub fn learn(&mut self, revision: Revision) {
+        self.known = self.known.max(revision);
     }
 
     /// History below this is gone, as far as answers have told.
@@ -118,14 +125,32 @@ impl<T> Session<T> {
         self.sent -= answers.len();
         let mut taken = Vec::with_capacity(answers.len());
         for (item, answer) in self.items.drain(..answers.len()).zip(answers) {
-            match answer {
-                SequencerReply::Granted(revision) | SequencerReply::Current(revision) => {
-                    self.known = self.known.max(*revision);
-                }
-                SequencerReply::Fenced | SequencerReply::LeaseNotFound => {}
-            }
             taken.push((item.item.range, item.item.term, item.cookie, *answer));
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::SequencerItemKind;
+
+    #[test]
+    fn an_answer_is_known_when_its_turn_comes() {
+        let mut session = Session::new(1);
+        session.restart(Some(NodeId(1)));
+        for cookie in ["probe", "grant"] {
+            let kind = SequencerItemKind::Read;
+            session.ask(SequencerItem { range: RangeId(2), term: 6, generation: 1, kind }, cookie);
+        }
+        assert!(session.has_unsent());
+        assert!(session.take_unsent().is_some());
+        let answers = [SequencerReply::Current(9), SequencerReply::Granted(10)];
+        let taken = session.answer(session.id, 0, &answers, 0);
+        assert_eq!(taken.len(), 2);
+        assert_eq!(session.known(), 0, "nothing is acted on yet");
+        session.learn(9);
+        assert_eq!(session.known(), 9, "the grant is above what is known");
     }
 }

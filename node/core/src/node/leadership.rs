@@ -474,6 +474,7 @@ impl Node {
                 crate::message::SequencerReply::Fenced
                 | crate::message::SequencerReply::LeaseNotFound => 0,
             };
+            self.session.learn(current);
             match asked {
                 Asked::Gather(id) => self.gather_at(id, current),
                 Asked::Watch(token) => self.watch_start(token, current),
