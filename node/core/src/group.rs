@@ -3,14 +3,18 @@
 //! Invariants (raft 0.7): between `ready` and `advance` nothing else touches the raft node; new
 //! entries are readable through the log view before `advance`; messages of a follower or candidate
 //! leave only after everything they speak of is durable; a raft snapshot is installed before the
-//! node goes on.
+//! node goes on; a message that the library would panic on does not reach it ([`Refusal`]).
+
+mod admission;
+
+pub use admission::Refusal;
 
 use crate::effects::{LogReads, LogWrite, ReplicaBoot};
 use crate::ids::{Index, RangeId, ReplicaId, Term};
 use crate::log_view::LogView;
 use crate::state::Applied;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot};
 use raft::{RawNode, ReadState, Ready, StateRole, Storage};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -218,16 +222,24 @@ impl Group {
     }
 
     /// A message from another member.
-    pub fn step(&mut self, message: Message) {
-        // A follower's raft library forwards these. What a deposed leader decided must not enter
-        // its successor's log, nor its question be answered in its successor's name (I6).
-        let forwarded =
-            matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
-        if self.is_installing() || forwarded {
-            return;
-        }
+    ///
+    /// # Errors
+    /// It was not taken, and why.
+    pub fn step(&mut self, message: Message) -> Result<(), Refusal> {
+        self.admit(&message)?;
         // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
         if self.raft.step(message).is_err() {}
+        Ok(())
+    }
+
+    /// This replica has a log and not the state to which it belongs: asks the leader for a raft
+    /// snapshot, unless it has. Until that comes, the log stays as it is.
+    pub fn want_state(&mut self) {
+        // The errors are "not now": no leader, nothing of its term yet, asked already.
+        if self.installing.is_none()
+            && self.last_index() > 0
+            && self.raft.request_snapshot().is_err()
+        {}
     }
 
     /// Proposes an entry. False: refused for now. Only a leader's proposal is taken; it is never

@@ -226,7 +226,8 @@ impl Storage for LogView {
             }
             _ => {
                 let mut wanted = self.wanted.borrow_mut();
-                if !wanted.contains(&to) {
+                // What is asked for may have to be written first.
+                if !wanted.contains(&to) && request_index <= self.last_index {
                     wanted.push(to);
                 }
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))

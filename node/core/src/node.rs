@@ -15,7 +15,7 @@ use crate::effects::{
     WatchToken,
 };
 use crate::error::{Error, Misrouted};
-use crate::group::{Group, decode_raft, encode_raft};
+use crate::group::{Group, Refusal, decode_raft, encode_raft};
 use crate::ids::{Index, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision};
 use crate::leaseholder::{Asker, Cookie, Out, View};
 use crate::message::{Message, Outcome, SequencerItem};
@@ -32,12 +32,14 @@ use std::sync::Arc;
 
 mod applying;
 mod leadership;
+mod lifetimes;
 mod members;
 mod meta_service;
 mod routing;
 mod status;
 mod watching;
 
+use lifetimes::Departures;
 use meta_service::{MetaService, Question};
 use routing::Router;
 use watching::Watching;
@@ -117,13 +119,7 @@ pub struct Node {
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
     persist_sequence: u64,
-    /// Replicas of this node that were removed, to be taken away before the next turn: for each
-    /// range the last one.
-    doomed: BTreeMap<RangeId, ReplicaId>,
-    /// As `doomed`, and done. None of them may come back.
-    graves: BTreeMap<RangeId, ReplicaId>,
-    /// Keys that a replica left behind which is not here any more.
-    leftovers: Vec<(RangeId, crate::key::Span)>,
+    departures: Departures,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
     later: VecDeque<(NodeId, crate::message::RoutedRequest)>,
@@ -178,9 +174,7 @@ impl Node {
             writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,
-            doomed: BTreeMap::new(),
-            graves: BTreeMap::new(),
-            leftovers: Vec::new(),
+            departures: Departures::default(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
             effects: Effects::default(),
@@ -253,18 +247,21 @@ impl Node {
     ) -> Result<(), String> {
         let range = boot.range;
         let applied = boot.applied;
-        if boot.removed > ReplicaId::default() {
-            self.graves.insert(range, boot.removed);
-        }
+        self.departures.remember(range, boot.removed);
         let members = Replica::load_members(rows)?;
         let me = match rows.iter().find(|(key, _)| key.as_ref() == crate::replica::DESCRIPTOR_ROW) {
             Some((_, value)) => {
                 let descriptor: crate::descriptor::RangeDescriptor = postcard::from_bytes(value)
                     .map_err(|error| format!("malformed descriptor of {range}: {error}"))?;
                 match descriptor.replica_on(self.config.node) {
-                    // Its log went, and the power before its state could.
+                    // Its log went, and the power before its state could. If there is a log all the
+                    // same, it is that of the replica that came after it.
                     Some(replica) if replica.replica <= boot.removed => {
-                        self.leftovers.push((range, descriptor.span));
+                        self.departures.leave(range, descriptor.span);
+                        if boot.has_log() {
+                            let applied = boot.truncated;
+                            self.orphans.insert(range, ReplicaBoot { applied, ..boot });
+                        }
                         return Ok(());
                     }
                     Some(replica) => replica.replica,
@@ -389,8 +386,8 @@ impl Node {
             || !self.dirty.is_empty()
             || self.service.has_changes()
             || self.session.has_unsent()
-            || !self.doomed.is_empty()
-            || !self.leftovers.is_empty();
+            || self.has_departures()
+            || self.departures.has_leftovers();
         self.effects.handed_over =
             self.stopping && self.replicas.values().all(|replica| !replica.group.is_leader());
         std::mem::take(&mut self.effects)
@@ -486,7 +483,10 @@ impl Node {
                 merge_write(persist, write);
                 self.writing.insert(range);
             }
-            committed.entry(range).or_default().extend(turn.committed);
+            // Without a state there is nothing to apply it to: that comes with a raft snapshot.
+            if replica.descriptor.is_some() {
+                committed.entry(range).or_default().extend(turn.committed);
+            }
             let wanted = replica.group.log().take_wanted();
             self.send_raft(range, turn.messages);
             if let Some(snapshot) = turn.snapshot {
@@ -533,6 +533,7 @@ impl Node {
     }
 
     fn persisted(&mut self, sequence: u64) {
+        self.departures_written(sequence);
         for range in std::mem::take(&mut self.writing) {
             let Some(replica) = self.replicas.get_mut(&range) else { continue };
             let released = replica.group.persisted(sequence);
@@ -689,51 +690,14 @@ impl Node {
             replica.asleep = false;
             replica.idle_ticks = 0;
         }
-        replica.group.step(message);
+        match replica.group.step(message) {
+            Ok(()) | Err(Refusal::Installing) => {}
+            Err(_) => self.counters.refused += 1,
+        }
+        if replica.descriptor.is_none() {
+            replica.group.want_state();
+        }
         self.dirty.insert(range);
-    }
-
-    /// A message for a replica that is not here: if the directory says that it should be, it is
-    /// being added, and a raft snapshot will fill it.
-    fn create_replica(&mut self, range: RangeId, replica: ReplicaId, from: NodeId) {
-        let known = range == META_RANGE && self.replicas.is_empty()
-            || self
-                .meta
-                .ranges()
-                .get(&range)
-                .and_then(|descriptor| descriptor.replica(replica))
-                .is_some_and(|found| found.node == self.config.node);
-        let removed = self.graves.get(&range).is_some_and(|removed| replica <= *removed);
-        if !known || removed {
-            return;
-        }
-        let mut boot = ReplicaBoot { range, ..ReplicaBoot::default() };
-        if let Some(orphan) = self.orphans.get(&range) {
-            // The range that it was cut off will apply the cut again.
-            let comes_back = orphan.truncated.index > 0
-                && self.meta.ranges().get(&range).is_some_and(|descriptor| {
-                    self.replicas.values().any(|other| {
-                        let own = other.descriptor.as_ref();
-                        own.is_some_and(|own| own.span.overlaps(&descriptor.span))
-                    })
-                });
-            if comes_back {
-                return;
-            }
-            boot.hard_state.clone_from(&orphan.hard_state);
-            boot.hard_state.commit = 0;
-        }
-        let group = Group::new(
-            replica,
-            boot,
-            raft::eraftpb::ConfState::default(),
-            self.reader.clone(),
-            self.config.election_ticks(),
-        );
-        let mut created = Replica::new(range, group, crate::state::Applied::default(), &[])
-            .expect("no rows, nothing to misread");
-        created.last_leader = Some(from);
-        self.replicas.insert(range, created);
     }
 
     fn state_durable(&mut self, applied: &[(RangeId, Index)]) {

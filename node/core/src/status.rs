@@ -99,4 +99,6 @@ pub struct Counters {
     pub snapshots_sent: u64,
     /// Raft snapshots installed.
     pub snapshots_installed: u64,
+    /// Raft messages refused: from another incarnation of a replica, or malformed.
+    pub refused: u64,
 }

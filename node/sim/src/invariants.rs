@@ -8,6 +8,7 @@
 //! | `grants_unique` | one grant a revision |
 //! | `watermark` | nothing follows a promise that nothing follows |
 //! | `quorum_durable` | answers name only what a majority of disks has |
+//! | `promises_kept` | a replica never forgets what it promised, and a removed one is silent |
 //! | [`crate::history`] | one change a revision |
 //! | [`crate::oracle`] | what clients see: strict serializability, exactly once, watches, leases |
 //! | [`crate::convergence`] | once the faults end, all is well again |
@@ -23,6 +24,8 @@ pub mod grants_unique;
 pub mod watermark;
 
 pub mod quorum_durable;
+
+pub mod promises_kept;
 
 use crate::disk::state::RangeImage;
 use crate::history::History;
@@ -146,6 +149,7 @@ impl Checks {
             Box::<grants_unique::GrantsUnique>::default(),
             Box::<watermark::Watermark>::default(),
             Box::new(quorum_durable::QuorumDurable::new(copies)),
+            Box::<promises_kept::PromisesKept>::default(),
         ];
         Self { history: History::default(), now: 0, list, violation: None }
     }

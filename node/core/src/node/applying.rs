@@ -4,7 +4,7 @@
 use super::Node;
 use crate::bootstrap::{START, initial_hard_state, initial_log};
 use crate::descriptor::RangeDescriptor;
-use crate::effects::{LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect};
+use crate::effects::{Persist, ReplicaBoot, SnapshotEffect};
 use crate::error::{Error, Misrouted};
 use crate::group::{Group, decode_raft};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
@@ -15,9 +15,6 @@ use crate::request::Response;
 use crate::state::{Applied, ApplyBatch, StateReads};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Snapshot};
-
-/// How long a replica has been removed, as far as is known here, before it is destroyed.
-const FORGET_AFTER_MS: Millis = 5_000;
 
 impl Node {
     /// Applies a range's committed entries of this turn.
@@ -159,16 +156,19 @@ impl Node {
     fn split_applied(&mut self, parent: RangeId, split: Split, persist: &mut Persist) {
         let child = split.child;
         let id = child.id;
-        let Some(own) = child.replica_on(self.config.node) else { return };
         let Some(parent_replica) = self.replicas.get(&parent) else { return };
         let leads = parent_replica.group.is_leader();
-        // The cut once more, after a crash, of a child whose replica left this node meanwhile.
-        if self.graves.get(&id).is_some_and(|removed| own.replica <= *removed) {
-            if !self.replicas.contains_key(&id) {
-                self.leftovers.push((id, child.span));
+        // The cut once more, after a crash, of a child whose replica left this node meanwhile; or
+        // one that goes on with its log, and has asked for its state.
+        let own = child.replica_on(self.config.node);
+        let own = own.filter(|own| !self.departures.includes(id, own.replica));
+        let ahead = |early: &Replica| early.descriptor.is_none() && early.group.last_index() > 0;
+        let Some(own) = own.filter(|_| !self.replicas.get(&id).is_some_and(ahead)) else {
+            if self.replicas.get(&id).is_none_or(|other| other.descriptor.is_none()) {
+                self.departures.leave(id, child.span);
             }
             return;
-        }
+        };
         let system = split.rows;
         // A replica of the child may be here already, empty, because its leader wrote first. Its
         // vote must not be forgotten. Or this is the cut once more, after a crash that took the
@@ -222,74 +222,6 @@ impl Node {
         self.dirty.insert(id);
     }
 
-    /// This node's replicas of a range up to this one were removed. What is left of them goes before
-    /// the next turn.
-    pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
-        if self.graves.get(&range).is_none_or(|removed| *removed < replica) {
-            let doomed = self.doomed.entry(range).or_insert(replica);
-            *doomed = (*doomed).max(replica);
-        }
-    }
-
-    /// Takes away the replicas that were found removed. Only between two turns: what a turn writes
-    /// to a log and applies has its place before the end of both.
-    ///
-    /// That they were is remembered on disk. A member that slept through the change may still ask
-    /// for their votes, and the directory as this node knows it may be older than the change: made
-    /// again, with an empty log, such a replica would vote for anybody.
-    pub(super) fn remove_doomed(&mut self) {
-        for (range, span) in std::mem::take(&mut self.leftovers) {
-            self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear: vec![span] });
-        }
-        let mut writes = Vec::new();
-        for (range, removed) in std::mem::take(&mut self.doomed) {
-            self.graves.insert(range, removed);
-            let mut write = LogWrite { range, removed: Some(removed), ..LogWrite::default() };
-            if self.replicas.get(&range).is_some_and(|own| own.group.me() <= removed)
-                && let Some(replica) = self.replicas.remove(&range)
-            {
-                write.destroy = true;
-                let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
-                self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
-            }
-            writes.push(write);
-        }
-        if !writes.is_empty() {
-            self.persist_sequence += 1;
-            self.effects.persist.push(Persist {
-                sequence: self.persist_sequence,
-                sync: true,
-                writes,
-            });
-        }
-    }
-
-    /// Replicas that were removed while nobody could tell them: the directory knows. They go only
-    /// after a while, since in a joint change they count until its second half.
-    pub(super) fn forget_removed(&mut self) {
-        let mut removed = Vec::new();
-        for (range, replica) in &mut self.replicas {
-            let me = replica.group.me();
-            // An id below the next one was given; not there any more, it was removed.
-            let gone = self.meta.ranges().get(range).is_some_and(|known| {
-                known.replica(me).is_none()
-                    && me.0 < known.next_replica
-                    && replica
-                        .descriptor
-                        .as_ref()
-                        .is_none_or(|own| own.generation < known.generation)
-            });
-            if !gone {
-                replica.removed_since = None;
-            } else if self.now >= *replica.removed_since.get_or_insert(self.now) + FORGET_AFTER_MS {
-                removed.push((*range, me));
-            }
-        }
-        for (range, replica) in removed {
-            self.tombstone(range, replica);
-        }
-    }
-
     // Raft snapshots.
 
     pub(super) fn snapshot_wanted(&mut self, range: RangeId, to: ReplicaId) {
@@ -336,14 +268,19 @@ impl Node {
         let descriptor: Option<RangeDescriptor> =
             postcard::from_bytes(&raft_message.get_snapshot().data).ok();
         let Some(descriptor) = descriptor else { return };
-        let overlaps = self.replicas.values().any(|other| {
-            other.range != range
-                && other.range != META_RANGE
-                && range != META_RANGE
-                && other.descriptor.as_ref().is_some_and(|own| own.span.overlaps(&descriptor.span))
-        });
+        let occupied = self.departures.occupies(range, &descriptor.span);
+        let overlaps = occupied
+            || self.replicas.values().any(|other| {
+                other.range != range
+                    && other.range != META_RANGE
+                    && range != META_RANGE
+                    && other
+                        .descriptor
+                        .as_ref()
+                        .is_some_and(|own| own.span.overlaps(&descriptor.span))
+            });
         if overlaps {
-            // An older neighbour has still to apply its own cut: the sender will try again.
+            // An older neighbour has still to apply its own cut, or to go: the sender will try again.
             return;
         }
         self.staged.insert(range, (staged, descriptor));
