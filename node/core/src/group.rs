@@ -202,9 +202,10 @@ impl Group {
         }
     }
 
-    /// Stand for election now.
+    /// Stand for election now. Only a voter can: the library asks that when its own clock says so,
+    /// and not here.
     pub fn campaign(&mut self) {
-        if !self.is_installing() && !self.is_leader() {
+        if !self.is_installing() && !self.is_leader() && self.raft.raft.promotable() {
             // The only error is "no such message while a configuration change is pending".
             if self.raft.campaign().is_err() {}
         }
@@ -216,6 +217,14 @@ impl Group {
             && !self.is_leader()
             && self.raft.raft.leader_id != raft::INVALID_ID
         {
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        }
+    }
+
+    /// Gives up leading, without a successor, and standing for election.
+    pub fn step_down(&mut self) {
+        if self.raft.raft.state != StateRole::Follower {
             let term = self.raft.raft.term;
             self.raft.raft.become_follower(term, raft::INVALID_ID);
         }
@@ -235,11 +244,11 @@ impl Group {
     /// This replica has a log and not the state to which it belongs: asks the leader for a raft
     /// snapshot, unless it has. Until that comes, the log stays as it is.
     pub fn want_state(&mut self) {
+        if self.is_installing() || self.last_index() == 0 {
+            return;
+        }
         // The errors are "not now": no leader, nothing of its term yet, asked already.
-        if self.installing.is_none()
-            && self.last_index() > 0
-            && self.raft.request_snapshot().is_err()
-        {}
+        if self.raft.request_snapshot().is_err() {}
     }
 
     /// Proposes an entry. False: refused for now. Only a leader's proposal is taken; it is never
@@ -264,6 +273,14 @@ impl Group {
     /// that would have done so is gone.
     pub fn is_joint(&self) -> bool {
         !self.raft.store().conf_state().voters_outgoing.is_empty()
+    }
+
+    /// Does this replica count, or will it, or did it until a change that is not over?
+    pub fn is_member(&self, replica: ReplicaId) -> bool {
+        let members = self.raft.store().conf_state();
+        [&members.voters, &members.voters_outgoing, &members.learners, &members.learners_next]
+            .into_iter()
+            .any(|part| part.contains(&replica.0))
     }
 
     /// A change of members was applied.

@@ -121,11 +121,19 @@ pub enum Message {
         /// Set if the wanted history is compacted.
         compacted: Option<Revision>,
     },
-    /// A replica that was removed: the receiver must delete it.
+    /// A replica that was removed, as the sender knows for good: the receiver deletes it when a
+    /// majority of the range says so.
     Tombstone {
         /// The range.
         range: RangeId,
         /// The replica that is gone.
+        replica: ReplicaId,
+    },
+    /// A replica that seems to have been removed asks; answered by [`Message::Tombstone`], if so.
+    AmIRemoved {
+        /// The range.
+        range: RangeId,
+        /// The replica that asks.
         replica: ReplicaId,
     },
 }

@@ -253,7 +253,10 @@ impl Node {
             Some((_, value)) => {
                 let descriptor: crate::descriptor::RangeDescriptor = postcard::from_bytes(value)
                     .map_err(|error| format!("malformed descriptor of {range}: {error}"))?;
-                match descriptor.replica_on(self.config.node) {
+                let node = self.config.node;
+                // One that was removed goes on until it is told by those who know for good.
+                let left = Replica::load_left(rows)?.into_iter().find(|left| left.node == node);
+                match descriptor.replica_on(node).or(left) {
                     // Its log went, and the power before its state could. If there is a log all the
                     // same, it is that of the replica that came after it.
                     Some(replica) if replica.replica <= boot.removed => {
@@ -265,7 +268,7 @@ impl Node {
                         return Ok(());
                     }
                     Some(replica) => replica.replica,
-                    // Removed while away: nothing to run.
+                    // It was removed by a version that said no more of it.
                     None => return Ok(()),
                 }
             }
@@ -510,10 +513,9 @@ impl Node {
         for message in messages {
             let to = ReplicaId(message.to);
             let Some(replica) = self.replicas.get_mut(&range) else { return };
-            // A replica without a descriptor answers whoever wrote to it.
-            let Some(node) = replica.node_of(to).or(replica.last_leader) else {
-                continue;
-            };
+            // Whom the descriptor does not know is answered where it wrote from.
+            let stranger = || replica.strangers.get(&to).copied();
+            let Some(node) = replica.node_of(to).or_else(stranger) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 replica.group.log_mut().set_snapshot(None);
                 let from = replica.group.me();
@@ -654,7 +656,8 @@ impl Node {
                 self.feed_events(feed, events, through);
             }
             Message::FeedEnded { feed, compacted } => self.feed_ended(feed, compacted),
-            Message::Tombstone { range, replica } => self.tombstone(range, replica),
+            Message::Tombstone { range, replica } => self.told_removed(from, range, replica),
+            Message::AmIRemoved { range, replica } => self.asked_removed(from, range, replica),
         }
     }
 
@@ -669,20 +672,22 @@ impl Node {
         // What cannot be read comes from another version: the sender will notice the silence.
         let Ok(message) = decode_raft(data) else { return };
         if !self.replicas.contains_key(&range) {
-            self.create_replica(range, to, from);
+            self.create_replica(range, to);
         }
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         if replica.group.me() != to {
             return;
         }
-        if replica.descriptor.is_none() {
-            replica.last_leader = Some(from);
-        } else if replica.node_of(from_replica).is_none_or(|node| node != from) {
+        if replica.has_removed(from_replica) {
+            return self.asked_removed(from, range, from_replica);
+        }
+        if replica.node_of(from_replica).is_none_or(|node| node != from) {
             // A member that we do not know (yet): only a leader of a newer configuration can be
             // right, and then its log will tell us.
-            if message.term < replica.group.term() {
+            if replica.descriptor.is_some() && message.term < replica.group.term() {
                 return;
             }
+            replica.strangers.insert(from_replica, from);
         }
         // The answers to a leader's last heartbeats come after it fell asleep.
         let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
@@ -702,6 +707,7 @@ impl Node {
 
     fn state_durable(&mut self, applied: &[(RangeId, Index)]) {
         let mut writes = Vec::new();
+        let mut farewells = Vec::new();
         for (range, index) in applied {
             let Some(replica) = self.replicas.get_mut(range) else { continue };
             // Said of an earlier replica of the range, it says nothing of this one.
@@ -709,10 +715,16 @@ impl Node {
                 continue;
             }
             replica.durable = replica.durable.max(*index);
+            for left in replica.take_farewell() {
+                farewells.push((left.node, *range, left.replica));
+            }
             if let Some(cut) = truncation(replica, self.config.log_budget) {
                 replica.group.log_mut().truncate(cut);
                 writes.push(LogWrite { range: *range, truncate: Some(cut), ..LogWrite::default() });
             }
+        }
+        for (node, range, replica) in farewells {
+            self.send(node, Message::Tombstone { range, replica });
         }
         if !writes.is_empty() {
             self.persist_sequence += 1;

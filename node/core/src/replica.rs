@@ -8,7 +8,6 @@
 use crate::command::{Change, Entry};
 use crate::dedup::Dedup;
 use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
-use crate::effects::Millis;
 use crate::eval;
 use crate::feed::FeedId;
 use crate::group::Group;
@@ -20,7 +19,7 @@ use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Key of the system row with the descriptor.
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -28,6 +27,8 @@ pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
 pub const MEMBERS_ROW: &[u8] = b"members";
 /// Key of the system row with the range that this one was cut off, and its generation then.
 pub const PARENT_ROW: &[u8] = b"parent";
+/// Key of the system row with the replicas that the last change of members took out.
+pub const LEFT_ROW: &[u8] = b"left";
 /// Key of the system row with the newest applied revision.
 pub const REVISION_ROW: &[u8] = b"revision";
 
@@ -70,9 +71,7 @@ pub struct AppliedEntries {
     pub splits: Vec<Split>,
     /// An entry of this term was applied.
     pub own_term: bool,
-    /// The members changed: who is gone.
-    pub removed: Vec<ReplicaDescriptor>,
-    /// The descriptor changed.
+    /// The descriptor or the members changed.
     pub changed: bool,
 }
 
@@ -132,8 +131,16 @@ pub struct Replica {
     pub last_leader: Option<NodeId>,
     /// Members and descriptor after each of the last changes, oldest first.
     shapes: VecDeque<Shape>,
-    /// Since when the directory says that this replica was removed.
-    pub removed_since: Option<Millis>,
+    /// Replicas that the last change of members took out. While that is joint, they still count.
+    pub left: Vec<ReplicaDescriptor>,
+    /// Where the last change of members was applied.
+    members_since: Index,
+    /// Those that left are still to be told, once the change is durable here.
+    farewell: bool,
+    /// Nodes that say that this replica was removed.
+    pub told_removed: BTreeSet<NodeId>,
+    /// Where members are that the descriptor does not know: they wrote from there.
+    pub strangers: BTreeMap<ReplicaId, NodeId>,
     /// A raft snapshot is being pinned for these replicas.
     pub pinning: Vec<u64>,
     /// Ticks for which a better placed replica has been ready to lead.
@@ -175,7 +182,11 @@ impl Replica {
             parent: None,
             last_leader: None,
             shapes: VecDeque::new(),
-            removed_since: None,
+            left: Vec::new(),
+            members_since: 0,
+            farewell: false,
+            told_removed: BTreeSet::new(),
+            strangers: BTreeMap::new(),
             pinning: Vec::new(),
             transfer_ticks: 0,
             given_up: Applied::default(),
@@ -211,6 +222,8 @@ impl Replica {
             ),
             None => None,
         };
+        self.left = Self::load_left(rows)?;
+        self.strangers.clear();
         self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
         self.shapes.clear();
         self.remember_shape();
@@ -242,6 +255,18 @@ impl Replica {
             Some((_, value)) => ConfState::parse_from_bytes(value)
                 .map_err(|error| format!("malformed members row: {error}")),
             None => Ok(ConfState::default()),
+        }
+    }
+
+    /// The replicas that the last change of members took out, from system rows.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn load_left(rows: &[(Bytes, Bytes)]) -> Result<Vec<ReplicaDescriptor>, String> {
+        match rows.iter().find(|(key, _)| key.as_ref() == LEFT_ROW) {
+            Some((_, value)) => postcard::from_bytes(value)
+                .map_err(|error| format!("malformed row of those that left: {error}")),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -291,8 +316,7 @@ impl Replica {
 
     /// The node that leads, as far as this replica knows.
     pub fn leader_node(&self) -> Option<NodeId> {
-        let leader = self.group.leader()?;
-        self.descriptor.as_ref()?.replica(leader).map(|replica| replica.node)
+        self.node_of(self.group.leader()?)
     }
 
     /// This replica's place in the ranking, among those for which `alive` holds.
@@ -327,7 +351,6 @@ impl Replica {
             meta: Vec::new(),
             splits: Vec::new(),
             own_term: false,
-            removed: Vec::new(),
             changed: false,
         };
         let revision_before = self.revision;
@@ -465,27 +488,55 @@ impl Replica {
     fn apply_members(&mut self, change: &ConfChangeV2, context: &[u8], done: &mut AppliedEntries) {
         let members = self.group.apply_change(change);
         done.batch.system.push(members_row(&members));
+        done.changed = true;
+        self.members_since = self.applied.index;
+        self.farewell = !self.group.is_joint();
+        if !self.group.is_member(self.group.me()) {
+            // The library can neither lead a group to which it does not belong nor be elected by it.
+            self.group.step_down();
+        }
+        // The second half of a joint change says nothing new of the range.
         if context.is_empty() {
             return;
         }
         let new: RangeDescriptor =
             postcard::from_bytes(context).expect("the descriptor with a change is readable");
         if let Some(old) = &self.descriptor {
-            done.removed = old
-                .replicas
-                .iter()
-                .filter(|replica| new.replica(replica.replica).is_none())
-                .copied()
-                .collect();
+            let leaves = |replica: &&ReplicaDescriptor| new.replica(replica.replica).is_none();
+            self.left = old.replicas.iter().filter(leaves).copied().collect();
+            done.batch.system.push(SystemRow {
+                key: Bytes::from_static(LEFT_ROW),
+                value: Some(encode(&self.left)),
+            });
         }
         done.batch.system.push(descriptor_row(&new));
-        done.changed = true;
         self.descriptor = Some(new);
+        self.strangers.clear();
     }
 
-    /// The replica with this id, if the descriptor knows it.
+    /// The node of the replica with this id, if it is or just was a member.
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.descriptor.as_ref()?.replica(replica).map(|replica| replica.node)
+        let own = self.descriptor.as_ref()?;
+        let left = || self.left.iter().find(|left| left.replica == replica).copied();
+        own.replica(replica).or_else(left).map(|replica| replica.node)
+    }
+
+    /// Was this replica a member, and is it none any more whatever happens? So it is once a change
+    /// has ended without it, and this replica cannot fall back behind that.
+    pub fn has_removed(&self, replica: ReplicaId) -> bool {
+        self.descriptor.as_ref().is_some_and(|own| replica.0 < own.next_replica)
+            && !self.group.is_member(replica)
+            && !self.group.is_joint()
+            && self.durable >= self.members_since
+    }
+
+    /// Those that left and may be told so, once.
+    pub fn take_farewell(&mut self) -> Vec<ReplicaDescriptor> {
+        if !self.farewell || self.durable < self.members_since {
+            return Vec::new();
+        }
+        self.farewell = false;
+        self.left.iter().filter(|left| self.has_removed(left.replica)).copied().collect()
     }
 }
 
@@ -631,7 +682,7 @@ mod tests {
         (append.index, append.log_term) = (applied.index, applied.term);
         let other = LogEntry { index: applied.index + 1, term: term + 1, ..LogEntry::default() };
         append.set_entries(vec![other].into());
-        replica.group.step(append);
+        replica.group.step(append).expect("a leader may say so");
         run(&mut replica);
         replica.group.campaign();
         run(&mut replica);

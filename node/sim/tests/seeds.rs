@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 15] = [
+const FIXED: [(u64, &str); 18] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -25,8 +25,11 @@ const FIXED: [(u64, &str); 15] = [
     (520_035, "a removed replica that was made again, with an empty log, and voted"),
     (520_342, "the same, with two leaders of a term"),
     (500_300, "the same, told of commits that its log had lost"),
+    (560_379, "removed before the second half of the change, and a range that nobody could lead"),
     (560_245, "a node that was given up, came back, was drained, and knew no range any more"),
     (700_167, "a compare planned with a revision of an answer whose turn had not come yet"),
+    (500_403, "the same, when the leader of the meta range had not applied the removal"),
+    (700_015, "a replica that was removed while it stood for election, and won"),
     (500_352, "entries written to a log after its replica was removed"),
 ];
 

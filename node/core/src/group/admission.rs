@@ -69,7 +69,7 @@ impl Group {
         if message.from == raft::INVALID_ID || message.from == self.me.0 || message.term == 0 {
             return Err(Refusal::Anonymous);
         }
-        if self.installing.is_some() {
+        if self.is_installing() {
             return Err(Refusal::Installing);
         }
         if message.term < self.term() {

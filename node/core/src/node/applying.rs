@@ -65,13 +65,6 @@ impl Node {
         if done.changed {
             self.descriptor_changed(range);
         }
-        for removed in done.removed {
-            if removed.node == self.config.node {
-                self.tombstone(range, removed.replica);
-            } else {
-                self.send(removed.node, Message::Tombstone { range, replica: removed.replica });
-            }
-        }
         // The own-term entry may just have been applied.
         self.role_changed(range);
     }
@@ -84,9 +77,12 @@ impl Node {
     fn descriptor_changed(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = replica.descriptor.clone() else { return };
-        self.meta.learn(&descriptor);
-        if range == META_RANGE && self.sequencer.is_active() {
-            self.publish_meta_members(descriptor.clone());
+        // The first half of a joint change is not news yet: who leaves by it still counts.
+        if !replica.group.is_joint() {
+            self.meta.learn(&descriptor);
+            if range == META_RANGE && self.sequencer.is_active() {
+                self.publish_meta_members();
+            }
         }
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let feeds: Vec<_> = replica

@@ -24,7 +24,7 @@ const SLEEP_TICKS: u32 = 20;
 const RANK_TICKS: u32 = 2;
 /// Ticks for which a better placed replica must have been ready before it gets the leadership.
 const REBALANCE_TICKS: u32 = 20;
-/// Between two looks for replicas that were removed.
+/// Between two looks for replicas that seem to have been removed.
 const FORGET_MS: Millis = 1_000;
 
 impl Node {
@@ -190,7 +190,7 @@ impl Node {
         }
         if now >= self.forget_at {
             self.forget_at = now + FORGET_MS;
-            self.forget_removed();
+            self.ask_removed();
         }
         let incarnation = self.config.incarnation;
         for node in quiet {
@@ -330,6 +330,8 @@ impl Node {
         let sure = leads
             && replica.lease == Lease::None
             && replica.has_settled()
+            // Or the directory would forget members that still count.
+            && !replica.group.is_joint()
             && !replica.group.is_transferring();
         if sure && !self.stopping {
             self.register(range);

@@ -1,7 +1,8 @@
 //! Which replicas live on this node: they come with a message or a cut, and go once and for all.
 //!
 //! ```text
-//!  message, cut ─► runs ─► removed ─► state durable ─► log ends, for ever ─► state goes
+//!  message, cut ─► runs ─► a majority says "removed" ─► state durable ─► log ends, for ever
+//!                                                                             └─► state goes
 //! ```
 //!
 //! Invariants: a replica never loses what it promised and goes on: with its log it keeps its votes
@@ -10,16 +11,15 @@
 //! that were cut off it are safe without it.
 
 use super::Node;
-use crate::effects::{LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect};
+use crate::descriptor::RangeDescriptor;
+use crate::effects::{LogWrite, Persist, ReplicaBoot, SnapshotEffect};
 use crate::group::Group;
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId};
 use crate::key::Span;
+use crate::message::Message;
 use crate::replica::Replica;
 use raft::eraftpb::ConfState;
 use std::collections::BTreeMap;
-
-/// How long a replica has been removed, as far as is known here, before it is destroyed.
-const FORGET_AFTER_MS: Millis = 5_000;
 
 /// Replicas that have left this node, or are about to.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Departures {
 impl Node {
     /// A message for a replica that is not here: if the directory says that it should be, it is
     /// being added, and a raft snapshot will fill it.
-    pub(super) fn create_replica(&mut self, range: RangeId, replica: ReplicaId, from: NodeId) {
+    pub(super) fn create_replica(&mut self, range: RangeId, replica: ReplicaId) {
         let known = range == META_RANGE && self.replicas.is_empty()
             || self
                 .meta
@@ -91,9 +91,8 @@ impl Node {
         let members = ConfState::default();
         let election_ticks = self.config.election_ticks();
         let group = Group::new(replica, boot, members, self.reader.clone(), election_ticks);
-        let mut created =
+        let created =
             Replica::new(range, group, applied, &[]).expect("no rows, nothing to misread");
-        created.last_leader = Some(from);
         self.replicas.insert(range, created);
     }
 
@@ -110,7 +109,7 @@ impl Node {
 
     /// This node's replicas of a range up to this one were removed. What is left of them goes
     /// between two turns.
-    pub(super) fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
+    fn tombstone(&mut self, range: RangeId, replica: ReplicaId) {
         if !self.departures.includes(range, replica) {
             let doomed = self.departures.doomed.entry(range).or_insert(replica);
             *doomed = (*doomed).max(replica);
@@ -174,29 +173,64 @@ impl Node {
         });
     }
 
-    /// Replicas that were removed while nobody could tell them: the directory knows. They go only
-    /// after a while, since in a joint change they count until its second half.
-    pub(super) fn forget_removed(&mut self) {
-        let mut removed = Vec::new();
-        for (range, replica) in &mut self.replicas {
-            let me = replica.group.me();
-            // An id below the next one was given; not there any more, it was removed.
-            let gone = self.meta.ranges().get(range).is_some_and(|known| {
-                known.replica(me).is_none()
-                    && me.0 < known.next_replica
-                    && replica
-                        .descriptor
-                        .as_ref()
-                        .is_none_or(|own| own.generation < known.generation)
-            });
-            if !gone {
-                replica.removed_since = None;
-            } else if self.now >= *replica.removed_since.get_or_insert(self.now) + FORGET_AFTER_MS {
-                removed.push((*range, me));
+    // Who was removed is told by those who know for good, again when it asks.
+
+    /// A member says that a replica of this node was removed.
+    ///
+    /// One member is not enough. While only it knows that the change is over, the others need the
+    /// votes of those that left to find out, should it be gone; a majority always has one that knows.
+    pub(super) fn told_removed(&mut self, from: NodeId, range: RangeId, removed: ReplicaId) {
+        if let Some(own) = self.replicas.get_mut(&range)
+            && own.group.me() <= removed
+        {
+            own.told_removed.insert(from);
+            let promised = own.descriptor.is_some() || own.group.last_index() > 0;
+            if promised && !self.is_told_by_majority(range) {
+                return;
             }
         }
-        for (range, replica) in removed {
-            self.tombstone(range, replica);
+        self.tombstone(range, removed);
+    }
+
+    fn is_told_by_majority(&self, range: RangeId) -> bool {
+        let Some(own) = self.replicas.get(&range) else { return false };
+        self.newest_descriptor(range).is_some_and(|newest| {
+            let told = newest.voters().filter(|voter| own.told_removed.contains(&voter.node));
+            told.count() >= newest.quorum()
+        })
+    }
+
+    /// The directory's or the replica's own, whichever knows more.
+    fn newest_descriptor(&self, range: RangeId) -> Option<&RangeDescriptor> {
+        let own = self.replicas.get(&range).and_then(|own| own.descriptor.as_ref());
+        let known = self.meta.ranges().get(&range);
+        own.into_iter().chain(known).max_by_key(|descriptor| descriptor.generation)
+    }
+
+    /// A replica wants to know, or speaks as if it did not know.
+    pub(super) fn asked_removed(&mut self, from: NodeId, range: RangeId, replica: ReplicaId) {
+        if self.replicas.get(&range).is_some_and(|own| own.has_removed(replica)) {
+            self.send(from, Message::Tombstone { range, replica });
+        }
+    }
+
+    /// Replicas that were removed while nobody could tell them ask those who know.
+    pub(super) fn ask_removed(&mut self) {
+        let mut questions = Vec::new();
+        for (range, own) in &self.replicas {
+            let Some(newest) = self.newest_descriptor(*range) else { continue };
+            let replica = own.group.me();
+            // An id below the next one was given; not there any more, it was removed.
+            if newest.replica(replica).is_none() && replica.0 < newest.next_replica {
+                let voters = newest.voters().filter(|voter| voter.node != self.config.node);
+                let range = *range;
+                questions.extend(
+                    voters.map(|voter| (voter.node, Message::AmIRemoved { range, replica })),
+                );
+            }
+        }
+        for (node, question) in questions {
+            self.send(node, question);
         }
     }
 }

@@ -90,6 +90,7 @@ impl Node {
             return;
         }
         self.plan_at = self.now + PLAN_MS;
+        self.publish_meta_members();
         self.plan_nodes();
         let mut load = self.load();
         let mut steps: Vec<Step> = Vec::new();
@@ -380,9 +381,17 @@ impl Node {
         }
     }
 
-    /// The directory learns the meta range's own members from its log.
-    pub(super) fn publish_meta_members(&mut self, descriptor: RangeDescriptor) {
+    /// The directory learns the meta range's own members from its log: at once, and again if the
+    /// sequencer that would have said so is gone.
+    pub(super) fn publish_meta_members(&mut self) {
         let Some(replica) = self.replicas.get(&META_RANGE) else { return };
+        let Some(descriptor) = replica.descriptor.clone() else { return };
+        let known = self.meta.ranges().get(&META_RANGE);
+        if replica.group.is_joint()
+            || known.is_some_and(|known| known.generation >= descriptor.generation)
+        {
+            return;
+        }
         let term = replica.group.term();
         let node = self.config.node;
         self.service.change(MetaEntry {

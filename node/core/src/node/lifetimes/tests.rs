@@ -2,15 +2,20 @@
 
 use super::*;
 use crate::bootstrap::{Plan, START};
-use crate::descriptor::{NodeRecord, NodeState};
+use crate::descriptor::{NodeRecord, NodeState, ReplicaDescriptor, ReplicaKind};
 use crate::effects::{Effects, Input, LogReads};
 use crate::group::{decode_raft, encode_raft};
 use crate::ids::{Index, LeaseId, Revision};
 use crate::message::Message;
 use crate::node::Config;
-use crate::state::{StateReads, Version};
+use crate::replica::DESCRIPTOR_ROW;
+use crate::state::{Applied, StateReads, Version};
 use bytes::Bytes;
-use raft::eraftpb::{Entry, HardState, Message as Raft, MessageType};
+use protobuf::Message as _;
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message as Raft,
+    MessageType,
+};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -20,15 +25,45 @@ const MINE: ReplicaId = ReplicaId(2);
 const TERM: u64 = 6;
 const LAST: Index = 9;
 
-/// Empty entries of [`TERM`] from the start to [`LAST`].
-struct Log;
+/// Entries of [`TERM`] from the start to [`LAST`]. The first ones may be a change of members that
+/// puts another replica in the place of this one, in two halves; the others are empty.
+struct Log {
+    change: Option<Bytes>,
+}
 
 impl LogReads for Log {
     fn entries(&self, _: RangeId, low: Index, high: Index, _: u64) -> Vec<Entry> {
-        let entry = |index| Entry { index, term: TERM, ..Entry::default() };
+        let entry = |index| {
+            let mut entry = Entry { index, term: TERM, ..Entry::default() };
+            if self.change.is_some() && index <= LEAVES {
+                entry.set_entry_type(EntryType::EntryConfChangeV2);
+            }
+            if let Some(descriptor) = &self.change
+                && index == ENTERS
+            {
+                let single = |kind, node_id| {
+                    let mut single = ConfChangeSingle { node_id, ..Default::default() };
+                    single.set_change_type(kind);
+                    single
+                };
+                let mut change = ConfChangeV2::default();
+                change.mut_changes().push(single(ConfChangeType::AddNode, NEW.replica.0));
+                change.mut_changes().push(single(ConfChangeType::RemoveNode, MINE.0));
+                entry.data = change.write_to_bytes().expect("a change can be encoded").into();
+                entry.context = descriptor.clone();
+            }
+            entry
+        };
         (low..high.min(LAST + 1)).map(entry).collect()
     }
 }
+
+/// Where the change of members is in the log.
+const ENTERS: Index = START.index + 1;
+const LEAVES: Index = START.index + 2;
+/// Who comes by it.
+const NEW: ReplicaDescriptor =
+    ReplicaDescriptor { replica: ReplicaId(4), node: NodeId(4), kind: ReplicaKind::Voter };
 
 /// No keys, and the system rows of each range.
 #[derive(Default)]
@@ -103,8 +138,12 @@ struct Bench {
 impl Bench {
     /// The meta range as it starts, and the range as told.
     fn new(rows: Rows, range: ReplicaBoot) -> Self {
+        Self::with_log(rows, range, None)
+    }
+
+    fn with_log(rows: Rows, range: ReplicaBoot, change: Option<Bytes>) -> Self {
         let boots = vec![boot(META_RANGE, START.index, START.index), range];
-        let node = Node::new(Config::new(ME, 1), 0, Arc::new(Log), &rows, boots);
+        let node = Node::new(Config::new(ME, 1), 0, Arc::new(Log { change }), &rows, boots);
         Self { node: node.expect("the rows are readable"), rows }
     }
 
@@ -156,6 +195,14 @@ fn destroyed(effects: &Effects) -> bool {
     })
 }
 
+fn tombstone(replica: ReplicaId) -> Message {
+    Message::Tombstone { range: RANGE, replica }
+}
+
+fn durable(bench: &mut Bench, index: Index) -> Effects {
+    bench.step(Input::StateDurable { applied: vec![(RANGE, index)] })
+}
+
 /// A range was cut off another, which later went past the cut by a raft snapshot: nothing brings
 /// the state back to which the log belongs. The log was acknowledged, so it counts in elections.
 #[test]
@@ -163,7 +210,7 @@ fn a_log_without_its_state_still_counts() {
     for (last, index, granted) in [(LAST, LAST - 1, false), (LAST, LAST, true)] {
         let mut rows = rows();
         rows.0.remove(&RANGE);
-        let boot = ReplicaBoot { applied: Default::default(), ..boot(RANGE, last, START.index) };
+        let boot = ReplicaBoot { applied: Applied::default(), ..boot(RANGE, last, START.index) };
         let mut bench = Bench::new(rows, boot);
         let vote = Raft { from: 3, term: TERM + 1, index, log_term: TERM, ..Raft::default() };
         let effects = bench.raft(MessageType::MsgRequestVote, vote);
@@ -178,7 +225,7 @@ fn a_log_without_its_state_still_counts() {
 fn a_log_without_its_state_asks_for_one() {
     let mut rows = rows();
     rows.0.remove(&RANGE);
-    let boot = ReplicaBoot { applied: Default::default(), ..boot(RANGE, LAST, START.index) };
+    let boot = ReplicaBoot { applied: Applied::default(), ..boot(RANGE, LAST, START.index) };
     let mut bench = Bench::new(rows, boot);
     let heartbeat = Raft { from: 1, term: TERM, commit: LAST, ..Raft::default() };
     let effects = bench.raft(MessageType::MsgHeartbeat, heartbeat);
@@ -194,13 +241,12 @@ fn a_removed_replica_ends_in_order_and_does_not_come_back() {
     let mut bench = Bench::new(rows(), boot(RANGE, LAST, LAST));
     let effects = bench.step(Input::Tick);
     assert_eq!(effects.apply.last().map(|batch| batch.applied.index), Some(LAST));
-    let tombstone = || Message::Tombstone { range: RANGE, replica: MINE };
     for from in [1, 3] {
-        let effects = bench.hear(from, tombstone());
+        let effects = bench.hear(from, tombstone(MINE));
         assert!(removed(&effects).is_none(), "its state is not durable");
         assert!(bench.runs());
     }
-    let effects = bench.step(Input::StateDurable { applied: vec![(RANGE, LAST)] });
+    let effects = durable(&mut bench, LAST);
     assert_eq!(removed(&effects), Some((MINE, true)));
     assert!(!destroyed(&effects), "its log still says that it is there");
     assert!(!bench.runs());
@@ -218,4 +264,65 @@ fn a_removed_replica_ends_in_order_and_does_not_come_back() {
     assert!(destroyed(&bench.step(Input::Tick)));
     let late = bench.raft(MessageType::MsgHeartbeat, heartbeat());
     assert!(said(&mut bench, late).is_empty() && !bench.runs());
+}
+
+/// The descriptor after the change in [`Log`].
+fn changed() -> Bytes {
+    let rows = rows();
+    let row = rows.0[&RANGE].iter().find(|(key, _)| key.as_ref() == DESCRIPTOR_ROW);
+    let mut new: RangeDescriptor = postcard::from_bytes(&row.expect("it has one").1).unwrap();
+    new.generation += 1;
+    new.next_replica += 1;
+    let mine = new.replicas.iter().position(|replica| replica.replica == MINE).unwrap();
+    new.replicas[mine] = NEW;
+    postcard::to_stdvec(&new).unwrap().into()
+}
+
+/// Until the change has ended, the one that leaves by it counts; and until others know that for
+/// good, they may need it to find out.
+#[test]
+fn a_replica_that_left_goes_on_until_a_majority_says_so() {
+    let mut bench = Bench::with_log(rows(), boot(RANGE, LAST, LEAVES), Some(changed()));
+    let effects = bench.step(Input::Tick);
+    assert_eq!(effects.apply.last().map(|batch| batch.applied.index), Some(LEAVES));
+    let own = &bench.node.replicas[&RANGE];
+    assert!(!own.group.is_member(MINE) && own.group.is_member(NEW.replica));
+    let asked = |bench: &mut Bench| {
+        bench.node.ask_removed();
+        let mut asked = bench.node.effects(1, &bench.rows).send;
+        asked.retain(|(_, message)| matches!(message, Message::AmIRemoved { .. }));
+        asked
+    };
+    let question = Message::AmIRemoved { range: RANGE, replica: MINE };
+    assert_eq!(asked(&mut bench), [1, 4, 3].map(|node| (NodeId(node), question.clone())));
+    durable(&mut bench, LEAVES);
+    assert!(removed(&bench.hear(4, tombstone(MINE))).is_none());
+    assert!(removed(&bench.hear(4, tombstone(MINE))).is_none(), "it said so before");
+    let vote = Raft { from: 1, term: TERM + 1, index: LAST, log_term: TERM, ..Raft::default() };
+    let effects = bench.raft(MessageType::MsgRequestVote, vote);
+    assert_eq!(said(&mut bench, effects).len(), 1, "it still votes");
+    assert_eq!(removed(&bench.hear(1, tombstone(MINE))), Some((MINE, true)));
+}
+
+/// Who left is told when the change has ended, and not before this is durable.
+#[test]
+fn who_left_is_told_what_cannot_be_undone() {
+    let told = |effects: &Effects, node: u64| {
+        let farewell = (NodeId(node), tombstone(MINE));
+        effects.send.contains(&farewell)
+    };
+    for (commit, ended) in [(ENTERS, false), (LEAVES, true)] {
+        let boot = boot(RANGE, LAST, commit);
+        let mut bench = Bench::with_log(rows(), boot, Some(changed()));
+        // As seen by a node that stays.
+        bench.node.config.node = NodeId(3);
+        bench.step(Input::Tick);
+        let question = || Message::AmIRemoved { range: RANGE, replica: MINE };
+        assert!(!told(&bench.hear(2, question()), 2), "not durable");
+        assert_eq!(told(&durable(&mut bench, commit), 2), ended);
+        assert!(!told(&durable(&mut bench, commit), 2), "once");
+        assert_eq!(told(&bench.hear(2, question()), 2), ended);
+        let stays = Message::AmIRemoved { range: RANGE, replica: ReplicaId(1) };
+        assert!(bench.hear(1, stays).send.is_empty());
+    }
 }
