@@ -237,8 +237,7 @@ impl Group {
     pub fn step(&mut self, message: Message) -> Result<(), Refusal> {
         self.admit(&message)?;
         // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
-        if self.raft.step(message).is_err() {}
-        Ok(())
+        self.raft.step(message).or(Ok(()))
     }
 
     /// This replica has a log and not the state to which it belongs: asks the leader for a raft
