@@ -245,7 +245,12 @@ impl Leaseholder {
         match eval::plan(op, base, view.state) {
             Ok(Plan::Write(planned)) => {
                 if view.full && grows(&planned.mutations) {
-                    return out.done(asked.asker, Err(Error::NoSpace));
+                    // "No space" says that nothing happened. An earlier copy may still happen.
+                    return if asked.again {
+                        out.misrouted(asked.asker, Misrouted::Busy);
+                    } else {
+                        out.done(asked.asker, Err(Error::NoSpace));
+                    };
                 }
                 self.push(
                     asked,

@@ -149,8 +149,8 @@ pub struct Replica {
     given_up: Applied,
     /// Requests that wait for the lease, which is on its way.
     pub waiting: Vec<(Asker, RoutedRequest)>,
-    /// A cut or change of members is proposed: who waits for it.
-    pub admin: Option<(RequestId, Asker)>,
+    /// A cut is proposed: who waits for it.
+    pub admin: Option<Asker>,
 }
 
 impl Replica {

@@ -59,11 +59,12 @@ impl Node {
             self.unblock.insert(range);
         }
         self.apply_batch(done.batch);
+        let cut = !done.splits.is_empty();
         for split in done.splits {
             self.split_applied(range, split, persist);
         }
         if done.changed {
-            self.descriptor_changed(range);
+            self.descriptor_changed(range, cut);
         }
         // The own-term entry may just have been applied.
         self.role_changed(range);
@@ -74,7 +75,7 @@ impl Node {
         self.flush_watermarks();
     }
 
-    fn descriptor_changed(&mut self, range: RangeId) {
+    fn descriptor_changed(&mut self, range: RangeId, cut: bool) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = replica.descriptor.clone() else { return };
         // The first half of a joint change is not news yet: who leaves by it still counts.
@@ -99,10 +100,14 @@ impl Node {
             replica.drop_lease();
             replica.leaseholder.abandon(None, &mut self.out);
         }
-        if let Some((id, asker)) = replica.admin.take() {
-            let _: RequestId = id;
-            let message = format!("{range} is now {}", descriptor.span);
-            self.outcome(asker, Outcome::Done(Ok(Response::Admin { message })));
+        match replica.admin.take() {
+            Some(asker) if cut => {
+                let message = format!("{range} is now {}", descriptor.span);
+                self.outcome(asker, Outcome::Done(Ok(Response::Admin { message })));
+            }
+            // A change of members came first: the cut names a generation that is over.
+            Some(asker) => self.out.misrouted(asker, Misrouted::Busy),
+            None => {}
         }
         for feed in feeds {
             self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
@@ -144,7 +149,7 @@ impl Node {
         // back, with the new descriptor, when the cut is applied.
         self.lease_lost(range);
         if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.admin = Some((id, asker));
+            replica.admin = Some(asker);
         }
         self.dirty.insert(range);
     }

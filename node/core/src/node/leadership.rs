@@ -431,7 +431,7 @@ impl Node {
         for (asker, _) in std::mem::take(&mut replica.waiting) {
             self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
-        if let Some((_, asker)) = replica.admin.take() {
+        if let Some(asker) = replica.admin.take() {
             self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
         let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
