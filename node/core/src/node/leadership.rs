@@ -358,14 +358,16 @@ impl Node {
         let generation = descriptor.generation;
         replica.lease = Lease::Registering(term);
         self.counters.elections += 1;
-        let known = self.meta.registration(range);
-        if known.is_some_and(|known| {
-            known.term == term && known.node == node && known.generation >= generation
-        }) {
-            return self.lease_held(range);
-        }
         let parent = replica.parent;
         let cut_off = self.cut_off(&descriptor);
+        let known = self.meta.registration(range).is_some_and(|known| {
+            known.term == term && known.node == node && known.generation >= generation
+        });
+        // A range that was cut off may have registered, and this one's generation with it, before
+        // the directory knows another that was cut off earlier.
+        if known && cut_off.is_empty() {
+            return self.lease_held(range);
+        }
         let request = MetaRequest::Register { descriptor, term, node, parent, cut_off };
         self.internal_request(
             super::routing::Owner::Register(range),
