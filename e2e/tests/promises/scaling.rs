@@ -1,5 +1,7 @@
 //! The number of nodes follows the resource (P7): up while clients go on; below the copies never.
 
+use crate::recording::RECORDER;
+use crate::view;
 use crate::world::{World, small};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -20,6 +22,29 @@ pub(crate) async fn up_while_clients_go_on(world: &World) {
     world.whole(5).await;
     recording.await_progress().await;
     recording.stop().await.nothing_failed();
+}
+
+pub(crate) async fn down_gives_the_copies_away_first(world: &World) {
+    let mut spec = small();
+    spec["nodes"] = json!(4);
+    spec["splitKeys"] = json!(["b", "d", "f"]);
+    world.apply(spec).await.expect("the resource is valid");
+    world.whole(4).await;
+    let recording = world.record(None).await;
+    let number = world.number_of(RECORDER, "demo-3").await;
+    world
+        .clusters()
+        .patch_scale(
+            "demo",
+            &PatchParams::default(),
+            &Patch::Merge(&json!({"spec": {"replicas": 3}})),
+        )
+        .await
+        .expect("the resource can be scaled");
+    let cluster = world.whole(3).await;
+    assert!(view::is_true(&cluster, "FullyReplicated"), "{}", view::in_short(&cluster));
+    recording.await_progress().await;
+    recording.stop().await.failed_only_at(&number);
 }
 
 pub(crate) async fn below_the_copies_is_refused(world: &World) {

@@ -202,6 +202,28 @@ impl World {
         }
     }
 
+    /// Waits until an Event with this reason was written about the cluster.
+    pub(crate) async fn await_event(&self, reason: &str, within: Duration) {
+        let mut events =
+            pin!(watcher(self.api::<Event>(), watcher::Config::default()).applied_objects());
+        let mut seen = Vec::new();
+        let found = tokio::time::timeout(within, async {
+            while let Some(event) = events.next().await {
+                // A broken watch is made anew by the watcher.
+                let Ok(event) = event else { continue };
+                if event.involved_object.name.as_deref() != Some(CLUSTER) {
+                    continue;
+                }
+                seen.extend(event.reason);
+                if seen.last().is_some_and(|last| last == reason) {
+                    return;
+                }
+            }
+        });
+        let in_time = found.await.is_ok();
+        assert!(in_time, "waited {within:?} for the Event {reason}; there were {seen:?}");
+    }
+
     /// The cluster's resource now.
     pub(crate) async fn cluster(&self) -> DynamicObject {
         self.clusters().get(CLUSTER).await.expect("the cluster's resource is there")

@@ -1,0 +1,74 @@
+//! A Kubernetes node does not come back (P5, B2): after the delay its copies are made on the others,
+//! which is told as "Full Protection Restored", and clients notice nothing. When the machine returns
+//! after all, the disk is not taken for what it was: its pod gets a new volume and its share of copies.
+
+use crate::recording::RECORDER;
+use crate::view;
+use crate::world::{PATIENCE, World, machine_of, small};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Kubernetes notices after 20 s, the delay is 10 s, and there is little to copy.
+const RESTORED_WITHIN: Duration = Duration::from_secs(150);
+/// Writes may wait for an election and for clients to find other nodes.
+const GAP_MS: u64 = 10_000;
+
+pub(crate) async fn a_lost_machine_is_made_good(world: &World) {
+    let mut spec = small();
+    spec["nodes"] = json!(4);
+    spec["splitKeys"] = json!(["b", "d", "f"]);
+    spec["reprotection"] = json!({"delay": "10s", "observeFor": "1s"});
+    spec["replacement"] = json!({"policy": "AfterReprotect"});
+    world.apply(spec).await.expect("the resource is valid");
+    let cluster = world.whole(4).await;
+    let ranges = cluster.data["status"]["protection"]["totalRanges"].clone();
+    let pods = world.pods().await;
+    let (name, machine) = alone(world, &pods).await;
+    let old = view::store(&cluster, &name)["storeID"].clone();
+    let recording = world.record(Some(&machine)).await;
+    let number = world.number_of(RECORDER, &name).await;
+
+    world.fault(&["link-down", &machine]);
+    world
+        .await_cluster("to start reprotection", PATIENCE, |cluster| {
+            view::is_true(cluster, "Reprotecting")
+                || view::condition(cluster, "FullyReplicated")
+                    .is_some_and(|it| it.status == "False")
+        })
+        .await;
+    world.await_event("FullProtectionRestored", RESTORED_WITHIN).await;
+    let cluster = world
+        .await_cluster("to have all copies again", PATIENCE, |cluster| {
+            view::is_true(cluster, "FullyReplicated") && view::is_true(cluster, "Available")
+        })
+        .await;
+    assert_eq!(cluster.data["status"]["protection"]["totalRanges"], ranges);
+    recording.await_progress().await;
+
+    world.fault(&["link-up", &machine]);
+    let cluster = world.whole(4).await;
+    let new = &view::store(&cluster, &name)["storeID"];
+    assert!(new.is_i64() && *new != old, "a store that was given up came back: {new}");
+    recording.await_progress().await;
+    let recorded = recording.stop().await;
+    recorded.failed_only_at(&number);
+    recorded.no_gap_above(GAP_MS);
+}
+
+/// A pod that has its Kubernetes node for itself, with that node; not one that the operator runs on.
+async fn alone(world: &World, pods: &[Pod]) -> (String, String) {
+    let operators = world.operators::<Pod>().list(&ListParams::default()).await;
+    let taken: Vec<String> =
+        operators.expect("pods can be listed").iter().map(machine_of).collect();
+    let mut on: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in pods {
+        on.entry(machine_of(pod)).or_default().push(pod.name_any());
+    }
+    let found = on.into_iter().find(|(machine, pods)| pods.len() == 1 && !taken.contains(machine));
+    let (machine, mut pods) = found.expect("some Kubernetes node has one pod and no operator");
+    (pods.remove(0), machine)
+}
