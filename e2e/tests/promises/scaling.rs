@@ -1,24 +1,20 @@
 //! The number of nodes follows the resource (P7): up while clients go on; below the copies never.
 
-use crate::recording::RECORDER;
 use crate::view;
-use crate::world::{World, small};
+use crate::world::{CLUSTER, World, small};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+
+/// Through the scale subresource, as `kubectl scale` does.
+async fn scale(world: &World, nodes: i64) -> Result<(), kube::Error> {
+    let wanted = Patch::Merge(json!({"spec": {"replicas": nodes}}));
+    world.clusters().patch_scale(CLUSTER, &PatchParams::default(), &wanted).await.map(drop)
+}
 
 pub(crate) async fn up_while_clients_go_on(world: &World) {
     world.make_cluster().await;
     let recording = world.record(None).await;
-    // Through the scale subresource, as `kubectl scale` does.
-    world
-        .clusters()
-        .patch_scale(
-            "demo",
-            &PatchParams::default(),
-            &Patch::Merge(&json!({"spec": {"replicas": 5}})),
-        )
-        .await
-        .expect("the resource can be scaled");
+    scale(world, 5).await.expect("the resource can be scaled");
     world.whole(5).await;
     recording.await_progress().await;
     recording.stop().await.nothing_failed();
@@ -31,20 +27,11 @@ pub(crate) async fn down_gives_the_copies_away_first(world: &World) {
     world.apply(spec).await.expect("the resource is valid");
     world.whole(4).await;
     let recording = world.record(None).await;
-    let number = world.number_of(RECORDER, "demo-3").await;
-    world
-        .clusters()
-        .patch_scale(
-            "demo",
-            &PatchParams::default(),
-            &Patch::Merge(&json!({"spec": {"replicas": 3}})),
-        )
-        .await
-        .expect("the resource can be scaled");
+    scale(world, 3).await.expect("the resource can be scaled");
     let cluster = world.whole(3).await;
     assert!(view::is_true(&cluster, "FullyReplicated"), "{}", view::in_short(&cluster));
     recording.await_progress().await;
-    recording.stop().await.failed_only_at(&number);
+    recording.stop().await.nothing_failed();
 }
 
 pub(crate) async fn below_the_copies_is_refused(world: &World) {
@@ -53,14 +40,6 @@ pub(crate) async fn below_the_copies_is_refused(world: &World) {
     spec["nodes"] = json!(2);
     let error = world.apply(spec).await.expect_err("three copies need three nodes").to_string();
     assert!(error.contains("nodes must be at least replicas"), "{error}");
-    let scaled = world
-        .clusters()
-        .patch_scale(
-            "demo",
-            &PatchParams::default(),
-            &Patch::Merge(&json!({"spec": {"replicas": 1}})),
-        )
-        .await;
-    assert!(scaled.is_err(), "scaled below the number of copies");
+    assert!(scale(world, 1).await.is_err(), "scaled below the number of copies");
     world.whole(3).await;
 }

@@ -12,6 +12,8 @@ pub struct Status {
     pub cluster: u64,
     /// This node.
     pub node: NodeId,
+    /// It was told to leave, and has no copy of anything any more: the cluster goes on without it.
+    pub left: bool,
     /// The sequencer, if known.
     pub sequencer: Option<NodeId>,
     /// True if this node is the sequencer and grants.

@@ -27,7 +27,7 @@ use crate::gateway::{self, Gateway, Handed};
 use crate::http::{self, Front};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use crate::shutdown::{StopRequests, chain};
+use crate::shutdown::{GONE, StopRequests, chain};
 use crate::store_loop::{self, Clock, Handle, Inbox, Mail, Parts, PeerMail};
 use crate::telemetry;
 use crate::tls::{self, Side, Tls};
@@ -85,12 +85,21 @@ async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
             Running::start(&config, opened, &certificates, ports, &front, stop_http)
         })
     };
-    let running = tokio::select! {
+    let mut running = tokio::select! {
         running = starting => running?,
         _ = stop.next() => return Ok(()),
     };
-    let abandoned = stop.next().await;
+    let (abandoned, left) = tokio::select! {
+        abandoned = stop.next() => (abandoned, false),
+        () = running.handle.left() => (false, true),
+    };
+    if left {
+        info!("the last copy is elsewhere now: this node has left the cluster");
+    }
     running.stop(&config, &mut stop, abandoned).await;
+    if left {
+        return Err(Failure::usage(GONE));
+    }
     Ok(())
 }
 

@@ -7,6 +7,10 @@ use std::error::Error;
 use std::fmt::Write as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What a node says that the cluster does without from now on.
+pub const GONE: &str = "this node is gone for good: its copies were made on other nodes. Start it \
+                        with an empty --data directory to join as a new node";
+
 /// Ends the process because it cannot go on: one line, exit code 3.
 pub fn fatal(line: &str) -> ! {
     tracing::error!("{line}");

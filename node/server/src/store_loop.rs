@@ -59,6 +59,9 @@ const TURN_MAIL_MAX: usize = 4096;
 /// Between two ticks of the core.
 const TICK: Duration = Duration::from_millis(10);
 
+/// A node that was removed has so long to send its clients away, before connections with it end.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// Between two publications of the status.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -122,6 +125,7 @@ pub struct Handle {
     thread: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
     handed_over: tokio::sync::watch::Receiver<bool>,
+    left: tokio::sync::watch::Receiver<bool>,
     keeper_stop: keeper::StopFlag,
     log_queue: log_writer::Queue,
     state: State,
@@ -134,6 +138,14 @@ impl Handle {
         self.inbox.post(Mail::Input(Box::new(Input::Shutdown)));
         // An error says that the loop is gone, and leads nothing.
         drop(self.handed_over.wait_for(|done| *done).await);
+    }
+
+    /// Waits until this node has given away everything and the cluster goes on without it.
+    pub async fn left(&mut self) {
+        if self.left.wait_for(|left| *left).await.is_err() {
+            // The loop is gone, so the process is about to end in another way.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Ends the loop and makes everything durable.
@@ -156,6 +168,7 @@ impl Handle {
 /// The operating system cannot start a thread.
 pub fn start(parts: Parts) -> std::io::Result<Handle> {
     let (handed_over_sender, handed_over) = tokio::sync::watch::channel(false);
+    let (left_sender, left) = tokio::sync::watch::channel(false);
     let Parts { node, state, log, disk, transport, vitals, metrics, inbox, clock, on_peers } =
         parts;
     let keeper_stop = keeper::StopFlag::default();
@@ -195,6 +208,8 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         snapshots,
         on_peers,
         handed_over: handed_over_sender,
+        left: left_sender,
+        removed_since: HashMap::new(),
         replies: HashMap::default(),
         watches: HashMap::default(),
         sessions: HashMap::default(),
@@ -212,6 +227,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         thread,
         helpers,
         handed_over,
+        left,
         keeper_stop,
         log_queue,
         state,
@@ -256,6 +272,9 @@ struct StoreLoop {
     snapshots: crossbeam_channel::Sender<snapshots::Job>,
     on_peers: OnPeers,
     handed_over: tokio::sync::watch::Sender<bool>,
+    left: tokio::sync::watch::Sender<bool>,
+    /// Nodes that were removed, and since when that is known here.
+    removed_since: HashMap<NodeId, Instant>,
     /// Local clients that wait.
     replies: TokenMap<Reply>,
     /// Local watches.
@@ -557,8 +576,15 @@ impl StoreLoop {
         }
         for node in &status.nodes {
             if node.state == NodeState::Tombstoned {
-                self.transport.tombstone(node.id);
+                self.transport.refuse(node.id);
+                let since = self.removed_since.entry(node.id).or_insert_with(Instant::now);
+                if since.elapsed() > FAREWELL {
+                    self.transport.end(node.id);
+                }
             }
+        }
+        if status.left {
+            self.left.send_if_modified(|left| !std::mem::replace(left, true));
         }
         publish::publish(&self.vitals, &status);
         if let Ok(size) = self.state.size_on_disk() {

@@ -172,11 +172,13 @@ impl Transport {
         links.iter().map(|(peer, link)| (*peer, link.address())).collect()
     }
 
-    /// Ends all connections with a node for ever: it was removed from the cluster.
-    pub fn tombstone(&self, peer: NodeId) {
-        if !self.shared.tombstoned.lock().insert(peer) {
-            return;
-        }
+    /// Takes no new connection of a node any more: it was removed from the cluster for good.
+    pub fn refuse(&self, peer: NodeId) {
+        self.shared.tombstoned.lock().insert(peer);
+    }
+
+    /// Ends all connections with a node that is refused.
+    pub fn end(&self, peer: NodeId) {
         let link = self.shared.links.lock().remove(&peer);
         if let Some(link) = link {
             link.stop();

@@ -1,6 +1,7 @@
 //! What a node says about itself.
 
 use super::Node;
+use crate::descriptor::NodeState;
 use crate::ids::META_RANGE;
 use crate::replica::Replica;
 use crate::status::{RangeStatus, ReplicaStatus, Status};
@@ -20,6 +21,8 @@ impl Node {
         Status {
             cluster: self.meta.cluster(),
             node: me,
+            left: self.replicas.is_empty()
+                && self.meta.nodes().get(&me).is_some_and(|own| own.state == NodeState::Leaving),
             sequencer: self.meta_leader(),
             sequencing: self.sequencer.is_active(),
             term: meta.map_or(0, |replica| replica.group.term()),

@@ -2,7 +2,7 @@
 
 use crate::gateway::backend::BackendCall;
 use crate::mailbox::Mailbox;
-use crate::shutdown::refused;
+use crate::shutdown::{GONE, refused};
 use crate::transport::{PeerEvents, SnapshotReceiver};
 use holdfast_core::effects::Input;
 use holdfast_core::ids::NodeId;
@@ -101,10 +101,7 @@ impl PeerEvents for PeerMail {
     }
 
     fn removed(&self) {
-        refused(
-            "this node is gone for good: its copies were made on other nodes. Start it with an \
-             empty --data directory to join as a new node",
-        )
+        refused(GONE)
     }
 
     fn messages(&self, from: NodeId, session: u64, batch: Vec<Message>, bytes: usize) -> bool {

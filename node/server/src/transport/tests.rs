@@ -192,7 +192,8 @@ fn other_clusters_and_removed_nodes_are_refused() {
     let stranger = Peer::start(8, 3, 30);
     stranger.transport.set_peer(NodeId(1), &one.address);
     one.transport.set_peer(NodeId(3), &stranger.address);
-    one.transport.tombstone(NodeId(2));
+    one.transport.refuse(NodeId(2));
+    one.transport.end(NodeId(2));
     assert_eq!(one.next(), Seen::Lost(NodeId(2), false));
     assert_eq!(two.next(), Seen::Lost(NodeId(1), false));
     let silence = Duration::from_millis(300);
