@@ -629,7 +629,7 @@ fn grows(mutations: &[Mutation]) -> bool {
 mod tests {
     use super::*;
     use crate::request::PutOp;
-    use crate::state::tests::Empty;
+    use crate::state::tests::Rows;
     use bytes::Bytes;
 
     fn put(sequence: u64, asker: u64, lease: i64) -> Asked {
@@ -648,7 +648,7 @@ mod tests {
     fn a_repeated_request_is_answered_though_one_before_it_is_refused() {
         let span = Span { start: Bytes::new(), end: None };
         let dedup = Dedup::default();
-        let (state, known, compacted, full) = (&Empty, 0, 0, false);
+        let (state, known, compacted, full) = (&Rows::default(), 0, 0, false);
         let view = View { state, dedup: &dedup, span: &span, known, compacted, full };
         let (mut holder, mut out) = (Leaseholder::default(), Out::default());
         for asked in [put(1, 1, 5), put(2, 2, 0), put(2, 3, 0)] {

@@ -594,7 +594,7 @@ mod tests {
     use crate::bootstrap::{START, initial_hard_state};
     use crate::command::Command;
     use crate::effects::{LogReads, ReplicaBoot};
-    use crate::state::tests::Empty;
+    use crate::state::tests::Rows;
     use raft::eraftpb::{Entry as LogEntry, HardState, Message, MessageType};
     use std::sync::Arc;
 
@@ -641,7 +641,7 @@ mod tests {
     /// Writes, commits and applies everything there is.
     fn run(replica: &mut Replica) {
         while let Some(turn) = replica.group.turn(1) {
-            replica.apply(turn.committed, &Empty);
+            replica.apply(turn.committed, &Rows::default());
             replica.group.persisted(1);
         }
     }

@@ -114,11 +114,13 @@ pub const REVISION_MAX: Revision = Revision::MAX;
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
-    /// A state without anything.
-    pub(crate) struct Empty;
+    /// No keys, and the system rows of each range.
+    #[derive(Default)]
+    pub(crate) struct Rows(pub(crate) BTreeMap<RangeId, Vec<(Bytes, Bytes)>>);
 
-    impl StateReads for Empty {
+    impl StateReads for Rows {
         fn latest(&self, _: &[u8]) -> Option<Version> {
             None
         }
@@ -149,8 +151,8 @@ pub(crate) mod tests {
             Vec::new()
         }
 
-        fn system_rows(&self, _: RangeId) -> Vec<(Bytes, Bytes)> {
-            Vec::new()
+        fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)> {
+            self.0.get(&range).cloned().unwrap_or_default()
         }
     }
 }

@@ -5,18 +5,18 @@ use crate::bootstrap::{Plan, START};
 use crate::descriptor::{NodeRecord, NodeState, ReplicaDescriptor, ReplicaKind};
 use crate::effects::{Effects, Input, LogReads};
 use crate::group::{decode_raft, encode_raft};
-use crate::ids::{Index, LeaseId, Revision};
+use crate::ids::Index;
 use crate::message::Message;
 use crate::node::Config;
 use crate::replica::DESCRIPTOR_ROW;
-use crate::state::{Applied, StateReads, Version};
+use crate::state::Applied;
+use crate::state::tests::Rows;
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{
     ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message as Raft,
     MessageType,
 };
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const RANGE: RangeId = RangeId(2);
@@ -64,46 +64,6 @@ const LEAVES: Index = START.index + 2;
 /// Who comes by it.
 const NEW: ReplicaDescriptor =
     ReplicaDescriptor { replica: ReplicaId(4), node: NodeId(4), kind: ReplicaKind::Voter };
-
-/// No keys, and the system rows of each range.
-#[derive(Default)]
-struct Rows(BTreeMap<RangeId, Vec<(Bytes, Bytes)>>);
-
-impl StateReads for Rows {
-    fn latest(&self, _: &[u8]) -> Option<Version> {
-        None
-    }
-
-    fn at(&self, _: &[u8], _: Revision) -> Option<Version> {
-        None
-    }
-
-    fn scan(
-        &self,
-        _: &Span,
-        _: Revision,
-        _: bool,
-        _: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
-    ) {
-    }
-
-    fn history(
-        &self,
-        _: &Span,
-        _: Revision,
-        _: Revision,
-        _: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
-    ) {
-    }
-
-    fn lease_keys(&self, _: LeaseId, _: &Span) -> Vec<Bytes> {
-        Vec::new()
-    }
-
-    fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)> {
-        self.0.get(&range).cloned().unwrap_or_default()
-    }
-}
 
 fn rows() -> Rows {
     let record = |id: u64| NodeRecord {
