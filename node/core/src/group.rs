@@ -299,9 +299,10 @@ impl Group {
         }
     }
 
-    /// Hands leadership to another member.
+    /// Hands leadership to another member. Not a leader's any more, the library would
+    /// forward the wish to whoever leads now.
     pub fn transfer(&mut self, to: ReplicaId) {
-        if !self.is_installing() {
+        if !self.is_installing() && self.is_leader() {
             self.raft.transfer_leader(to.0);
         }
     }

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 18] = [
+const FIXED: [(u64, &str); 19] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -30,6 +30,7 @@ const FIXED: [(u64, &str); 18] = [
     (700_167, "a compare planned with a revision of an answer whose turn had not come yet"),
     (500_403, "the same, when the leader of the meta range had not applied the removal"),
     (700_015, "a replica that was removed while it stood for election, and won"),
+    (611_068, "a hand-over by one that led no more, forwarded to its successor"),
     (500_352, "entries written to a log after its replica was removed"),
 ];
 
