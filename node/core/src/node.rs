@@ -223,19 +223,14 @@ impl Node {
             boot.last_index = applied.index;
             boot.hard_state.term = boot.hard_state.term.max(applied.term);
             boot.hard_state.commit = applied.index;
-            self.persist_sequence += 1;
-            self.effects.persist.push(Persist {
-                sequence: self.persist_sequence,
-                sync: true,
-                writes: vec![LogWrite {
-                    range,
-                    entries: Vec::new(),
-                    hard_state: Some(boot.hard_state.clone()),
-                    truncate: Some(applied),
-                    destroy: true,
-                    removed: None,
-                }],
-            });
+            let write = LogWrite {
+                range,
+                hard_state: Some(boot.hard_state.clone()),
+                truncate: Some(applied),
+                destroy: true,
+                ..LogWrite::default()
+            };
+            self.write_log(true, vec![write]);
         }
         boot
     }
@@ -726,13 +721,16 @@ impl Node {
         for (node, range, replica) in farewells {
             self.send(node, Message::Tombstone { range, replica });
         }
+        self.write_log(false, writes);
+    }
+
+    /// Asks for a write of the log under a number of its own, never between the beginning and the
+    /// end of a turn, which has taken the next number already.
+    fn write_log(&mut self, sync: bool, writes: Vec<LogWrite>) {
         if !writes.is_empty() {
             self.persist_sequence += 1;
-            self.effects.persist.push(Persist {
-                sequence: self.persist_sequence,
-                sync: false,
-                writes,
-            });
+            let sequence = self.persist_sequence;
+            self.effects.persist.push(Persist { sequence, sync, writes });
         }
     }
 

@@ -128,9 +128,9 @@ impl<T> Sequencer<T> {
         self.reserving = false;
     }
 
-    /// Stopped for a hand-over that has not happened yet: the next revision.
-    pub fn stopped(&self) -> Option<Revision> {
-        (self.active.is_some() && self.stopped).then_some(self.next)
+    /// True if it stopped for a hand-over that has not happened yet.
+    pub fn is_stopped(&self) -> bool {
+        self.active.is_some() && self.stopped
     }
 
     /// Stops for a hand-over; gives the next revision, for the log.

@@ -320,9 +320,8 @@ impl Node {
         }
         self.send_raft(range, turn.messages);
         if let Some(write) = turn.write {
-            self.persist_sequence = sequence;
             self.writing.insert(range);
-            self.effects.persist.push(Persist { sequence, sync: true, writes: vec![write] });
+            self.write_log(true, vec![write]);
         }
         self.dirty.insert(range);
     }

@@ -12,7 +12,7 @@
 
 use super::Node;
 use crate::descriptor::RangeDescriptor;
-use crate::effects::{LogWrite, Persist, ReplicaBoot, SnapshotEffect};
+use crate::effects::{LogWrite, ReplicaBoot, SnapshotEffect};
 use crate::group::Group;
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId};
 use crate::key::Span;
@@ -144,14 +144,7 @@ impl Node {
             self.departures.graves.insert(range, removed);
             writes.push(write);
         }
-        if !writes.is_empty() {
-            self.persist_sequence += 1;
-            self.effects.persist.push(Persist {
-                sequence: self.persist_sequence,
-                sync: true,
-                writes,
-            });
-        }
+        self.write_log(true, writes);
     }
 
     /// True if a replica was found removed that can be taken away.

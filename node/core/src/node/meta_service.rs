@@ -130,7 +130,7 @@ impl Node {
             }
             return;
         }
-        let engaged = self.sequencer.is_active() || self.sequencer.stopped().is_some();
+        let engaged = self.sequencer.is_active() || self.sequencer.is_stopped();
         if self.service.taking_over != Some(term) && !engaged {
             self.counters.elections += 1;
             self.take_over(term);
@@ -567,7 +567,7 @@ impl Node {
 
     /// A hand-over of the sequencer that did not happen: it goes on here, with a new block.
     fn resume_sequencer(&mut self) {
-        if self.sequencer.stopped().is_none() {
+        if !self.sequencer.is_stopped() {
             return;
         }
         let Some(replica) = self.replicas.get_mut(&META_RANGE) else { return };

@@ -777,34 +777,23 @@ impl Node {
     /// A range has another leader: what waits to be sent to it may go now.
     pub(super) fn retry_range(&mut self, range: RangeId) {
         let now = self.now;
-        let waiting: Vec<u64> = self
-            .router
-            .pending
-            .iter()
-            .filter(|(_, pending)| {
-                pending.sent_to.is_none()
-                    && pending.retry_at.is_some_and(|at| at > now)
-                    && self.range_at(&pending.place) == Some(range)
-            })
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in waiting {
-            self.dispatch_remote_or_loop(sequence);
-        }
+        self.retry(|node, pending| {
+            pending.retry_at.is_some_and(|at| at > now)
+                && node.range_at(&pending.place) == Some(range)
+        });
     }
 
     /// The lease of a range changed hands: what waits for it may go now.
     pub(super) fn retry_waiting(&mut self) {
-        let now = self.now;
-        let waiting: Vec<u64> = self
-            .router
-            .pending
-            .iter_mut()
-            .filter(|(_, pending)| pending.sent_to.is_none() && pending.retry_at.is_some())
-            .map(|(sequence, pending)| {
-                pending.retry_at = Some(now);
-                *sequence
-            })
+        self.retry(|_, pending| pending.retry_at.is_some());
+    }
+
+    /// Sends those that wait to be sent and are wanted.
+    fn retry(&mut self, wanted: impl Fn(&Self, &Pending) -> bool) {
+        let pending = self.router.pending.iter();
+        let waiting: Vec<u64> = pending
+            .filter(|(_, pending)| pending.sent_to.is_none() && wanted(self, pending))
+            .map(|(sequence, _)| *sequence)
             .collect();
         for sequence in waiting {
             self.dispatch_remote_or_loop(sequence);
