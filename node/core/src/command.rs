@@ -4,6 +4,7 @@
 //! be decoded stops the node: skipping it would let replicas differ.
 
 use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
+use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
 use crate::key::Span;
 use crate::request::{AlarmAction, AlarmKind};
@@ -32,6 +33,55 @@ pub enum Entry {
     },
     /// Changes of the meta range.
     Meta(Vec<MetaEntry>),
+    /// A transaction over several ranges locks this one: no other change until its
+    /// [`Entry::Resolve`]. Without effect if the transaction has ended here already.
+    Lock {
+        /// The transaction.
+        txn: RequestId,
+        /// The node that coordinates it.
+        node: NodeId,
+    },
+    /// The end of a transaction's lock. Without effect if it does not hold one, but for the memory
+    /// that it has ended.
+    Resolve {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
+        /// What became of it.
+        decision: Decision,
+    },
+}
+
+/// What became of a transaction, for one of its ranges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// It happened.
+    Committed {
+        /// At this revision.
+        revision: Revision,
+        /// What it changes in this range.
+        change: Change,
+    },
+    /// It did not, and never will.
+    Aborted,
+}
+
+impl Decision {
+    /// A part of a transaction that is committed at `revision`, from a change whose revision is a
+    /// placeholder still.
+    pub fn committed(revision: Revision, change: &Change) -> Self {
+        let mut change = change.clone();
+        if let Change::Keys(mutations) = &mut change {
+            for mutation in mutations {
+                mutation.version.mod_revision = revision;
+                if mutation.version.create_revision >= PENDING_BASE {
+                    mutation.version.create_revision = revision;
+                }
+            }
+        }
+        Decision::Committed { revision, change }
+    }
 }
 
 /// One client command, complete: applying it needs no reads (but for [`Change::DeleteSpan`]).
@@ -54,6 +104,9 @@ pub enum Change {
     Keys(Vec<Mutation>),
     /// Every live key in the span.
     DeleteSpan(Span),
+    /// Every live key in the span, as part of a deletion over several ranges: the first is that
+    /// many changes after the beginning of the revision.
+    DeletePart(Span, u32),
 }
 
 /// One change of the meta range, with the request it answers.
@@ -169,6 +222,34 @@ pub enum MetaChange {
         term: Term,
         /// Revisions in the block.
         size: i64,
+    },
+    /// A transaction over several ranges happens: its commit point. Answered by what was decided,
+    /// which is the first decision for ever.
+    Commit {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
+        /// The sequencer's number for it, lost if it is not committed.
+        revision: Revision,
+        /// Client leases that must exist, and the ranges where they get keys.
+        leases: Vec<(LeaseId, RangeId)>,
+        /// What it changes in each range, with placeholders for the revision.
+        parts: Vec<(RangeId, Change)>,
+    },
+    /// A range asks for the outcome of a transaction: without one, it is that it did not happen.
+    Settle {
+        /// The transaction.
+        txn: RequestId,
+        /// The range.
+        range: RangeId,
+    },
+    /// Every range of a transaction has carried out what was decided.
+    Forget {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
     },
 }
 

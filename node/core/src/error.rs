@@ -48,14 +48,6 @@ pub enum Error {
         /// The nodes that are missing.
         missing: Vec<NodeId>,
     },
-    /// The transaction writes, and touches more than one range.
-    #[error(
-        "transaction touches keys of several ranges, which is not supported yet for transactions that write: ranges {ranges:?}"
-    )]
-    MultiRangeWrite {
-        /// The ranges.
-        ranges: Vec<RangeId>,
-    },
     /// The node is stopping.
     #[error("server stopped")]
     Stopped,

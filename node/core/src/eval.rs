@@ -165,6 +165,36 @@ pub fn plan(op: &Op, base: PlanBase<'_>, state: &dyn StateReads) -> Result<Plan,
     }
 }
 
+/// Plans a transaction on what its ranges hold while they are locked for it; the answer is complete
+/// but for the placeholder [`PENDING_BASE`].
+///
+/// # Errors
+/// As for any operation; or it deletes more keys than may be listed.
+pub fn transact(
+    op: &Op,
+    known: Revision,
+    compacted: Revision,
+    state: &dyn StateReads,
+) -> Result<PlannedWrite, Error> {
+    let overlay = Overlay::default();
+    let mut eval = Eval {
+        base: Base::Latest { overlay: &overlay },
+        listed_max: TXN_DELETES_MAX,
+        ..Eval::at(known, PENDING_BASE, compacted, state)
+    };
+    match eval.run(op) {
+        Ok((_, result)) => {
+            eval.leases.sort_unstable();
+            eval.leases.dedup();
+            let answer = Some(result);
+            Ok(PlannedWrite { mutations: eval.mutations, leases: eval.leases, answer })
+        }
+        Err(Stop::Error(error)) => Err(error),
+        Err(Stop::TooManyDeletes) => Err(Error::TooLarge),
+        Err(Stop::Park) => unreachable!("nothing is pending on keys that are locked"),
+    }
+}
+
 /// Evaluates an operation that changes nothing at `revision`, which is the header revision too.
 pub fn read(
     op: &Op,
@@ -212,11 +242,23 @@ pub fn replay(
 /// Puts the granted revision where a planned answer has its placeholder. What came before the
 /// first change names the revision before, as in etcd.
 pub fn settle_answer(result: &mut OpResult, revision: Revision) {
-    if let OpResult::Txn { results, .. } = result {
-        for (header, inner) in results {
-            *header = if *header >= PENDING_BASE { revision } else { revision - 1 };
-            settle_answer(inner, revision);
+    let settle = |kv: &mut KeyValue| {
+        for of in [&mut kv.mod_revision, &mut kv.create_revision] {
+            if *of >= PENDING_BASE {
+                *of = revision;
+            }
         }
+    };
+    match result {
+        OpResult::Txn { results, .. } => {
+            for (header, inner) in results {
+                *header = if *header >= PENDING_BASE { revision } else { revision - 1 };
+                settle_answer(inner, revision);
+            }
+        }
+        OpResult::Range(found) => found.kvs.iter_mut().for_each(settle),
+        OpResult::Put { prev_kv } => prev_kv.iter_mut().for_each(settle),
+        OpResult::Delete { prev_kvs, .. } => prev_kvs.iter_mut().for_each(settle),
     }
 }
 

@@ -11,6 +11,10 @@
 //! so log order; a read at S is given only when every command at or below S is applied; what was
 //! planned on top of a command that is refused is planned again.
 
+mod locks;
+
+pub use locks::Lock;
+
 use crate::command::{Change, Command};
 use crate::dedup::{Dedup, Seen};
 use crate::error::{Error, Misrouted};
@@ -21,6 +25,7 @@ use crate::message::{InternalReply, Outcome, SequencerItemKind, SequencerReply};
 use crate::read::ReadWork;
 use crate::request::{Op, OpResult, Response};
 use crate::state::{Mutation, StateReads};
+use locks::Locks;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one range that are planned and not applied.
@@ -55,6 +60,8 @@ pub enum Work {
     Op(Op),
     /// Delete the keys attached to a client lease.
     RevokeLease(i64),
+    /// Lock the range for a transaction, whose id is the request's.
+    Lock(Lock),
 }
 
 /// A request being carried out.
@@ -146,6 +153,8 @@ pub struct Leaseholder {
     blocked: VecDeque<Asked>,
     /// The newest revision that answered one of this range's questions.
     watermark: Revision,
+    /// Transactions over several ranges.
+    locks: Locks,
 }
 
 /// What a leaseholder needs to see while it works.
@@ -172,7 +181,10 @@ impl Leaseholder {
 
     /// True if nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.reads.is_empty() && self.blocked.is_empty()
+        self.pending.is_empty()
+            && self.reads.is_empty()
+            && self.blocked.is_empty()
+            && self.locks.are_idle()
     }
 
     /// True if requests wait for the pipeline to run dry.
@@ -182,6 +194,9 @@ impl Leaseholder {
 
     /// A request.
     pub fn ask(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
+        if self.lock_again(&asked, view, out) {
+            return;
+        }
         if !self.blocked.is_empty() || self.is_barred() {
             if self.blocked.len() >= BLOCKED_MAX {
                 return out.misrouted(asked.asker, Misrouted::Busy);
@@ -193,8 +208,10 @@ impl Leaseholder {
     }
 
     fn admit(&mut self, asked: Asked, confirmed: bool, view: &View<'_>, out: &mut Out) {
-        let Work::Op(op) = &asked.work else {
-            return self.plan_revoke(asked, view, out);
+        let op = match &asked.work {
+            Work::Op(op) => op,
+            Work::RevokeLease(_) => return self.plan_revoke(asked, view, out),
+            Work::Lock(_) => return self.plan_lock(asked, view, out),
         };
         if !op.spans().iter().all(|span| view.span.covers(span)) {
             return out.misrouted(asked.asker, Misrouted::RangeMoved);
@@ -359,6 +376,14 @@ impl Leaseholder {
         view: &View<'_>,
         out: &mut Out,
     ) {
+        if self.locks.stand() {
+            return self.put_aside(cookie, reply, out);
+        }
+        // A lock is on its way: nothing is planned any more, not even what was asked for before.
+        if let (true, Cookie::Probe(asked)) = (self.locks.bar(), &cookie) {
+            self.blocked.push_front(asked.clone());
+            return;
+        }
         match (cookie, reply) {
             (Cookie::Write(number), SequencerReply::Granted(revision)) => {
                 self.grant(number, revision);
@@ -448,7 +473,8 @@ impl Leaseholder {
 
     /// True while a command is pending whose changes the overlay cannot show.
     fn is_barred(&self) -> bool {
-        self.pending.back().is_some_and(|last| matches!(last.change, Change::DeleteSpan(_)))
+        let last = self.pending.back();
+        last.is_some_and(|last| matches!(last.change, Change::DeleteSpan(_))) || self.locks.bar()
     }
 
     fn forget(&mut self, pending: &Pending) {
@@ -526,6 +552,7 @@ impl Leaseholder {
                         OpResult::Delete { deleted: mutations.len() as i64, prev_kvs: Vec::new() };
                     out.done(asker, Ok(Response::Kv { revision, result }));
                 }
+                (Work::Lock(_), _) => unreachable!("a lock is no command"),
                 (Work::Op(op), None) => {
                     let (op, compacted) = (op.clone(), view.compacted);
                     out.reads.push((asker, ReadWork::Replay { op, revision, compacted }));
@@ -544,7 +571,7 @@ impl Leaseholder {
     /// Requests that waited for an empty pipeline. To be called after the state shows what was
     /// applied.
     pub fn unblock(&mut self, view: &View<'_>, out: &mut Out) {
-        while self.pending.is_empty() {
+        while self.pending.is_empty() && !self.is_barred() {
             let Some(asked) = self.blocked.pop_front() else { return };
             self.admit(asked, false, view, out);
         }
@@ -586,6 +613,7 @@ impl Leaseholder {
         for asked in self.blocked.drain(..) {
             out.misrouted(asked.asker, reason.clone());
         }
+        self.locks.abandon(&reason, out);
         self.by_id.clear();
         self.overlay.clear();
         self.granted.clear();
@@ -605,6 +633,17 @@ pub fn refuse_cookie(cookie: Cookie, hint: Option<NodeId>, out: &mut Out) {
     }
 }
 
+/// An answer that there is no room to keep: whoever asked asks again.
+fn refuse_cookie_busy(cookie: Cookie, out: &mut Out) {
+    match cookie {
+        Cookie::Read(asker, _) => out.misrouted(asker, Misrouted::Busy),
+        Cookie::Probe(asked) | Cookie::Cleared(asked) => {
+            out.misrouted(asked.asker, Misrouted::Busy);
+        }
+        Cookie::Write(_) | Cookie::Watermark => {}
+    }
+}
+
 /// An internal "done" for an asker.
 pub fn ok(asker: Asker) -> (Asker, Outcome) {
     (asker, Outcome::Internal(InternalReply::Ok))
@@ -616,7 +655,7 @@ fn change_size(change: &Change) -> usize {
             .iter()
             .map(|m| m.key.len() + m.version.value.as_ref().map_or(0, bytes::Bytes::len) + 48)
             .sum(),
-        Change::DeleteSpan(_) => 64,
+        Change::DeleteSpan(_) | Change::DeletePart(..) => 64,
     }
 }
 

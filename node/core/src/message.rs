@@ -3,12 +3,15 @@
 //! Encoding: a version byte, then postcard. Variants are only ever appended. What cannot be
 //! decoded stops the connection, never guesses.
 
+use crate::command::{Change, Decision};
 use crate::descriptor::RangeDescriptor;
 use crate::effects::{Event, RaftBytes};
 use crate::error::{Error, Misrouted};
 use crate::feed::{FeedId, FeedStart};
-use crate::ids::{NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
+use crate::ids::{LeaseId, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
+use crate::key::Span;
 use crate::request::{Op, Request, Response};
+use crate::state::Version;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -196,6 +199,55 @@ pub enum RangeRequest {
     /// As [`RangeRequest::Kv`], of which an earlier copy may still be under way: also an outcome
     /// that changes nothing must be remembered, or that copy could change something after it.
     KvAgain(Op),
+    /// Lock the range for a transaction, and read.
+    Lock {
+        /// The transaction.
+        txn: RequestId,
+        /// The node that coordinates it.
+        node: NodeId,
+        /// What it reads, all inside the range; also names the keys that it may write.
+        reads: Vec<LockedRead>,
+    },
+    /// End a transaction's lock.
+    Resolve {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
+        /// What became of it.
+        decision: Decision,
+    },
+}
+
+/// What a transaction wants to know of a range that it locks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedRead {
+    /// The keys.
+    pub span: Span,
+    /// At this revision; 0 is the latest.
+    pub revision: Revision,
+    /// What of them.
+    pub want: Want,
+}
+
+/// How much a transaction wants to know of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// How many there are.
+    Count,
+    /// All but the values.
+    Keys,
+    /// All.
+    Values,
+}
+
+/// The answer to a [`LockedRead`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedRows {
+    /// Live keys, unless only their number was wanted.
+    pub rows: Vec<(Bytes, Version)>,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// What the meta range is asked to do.
@@ -245,6 +297,31 @@ pub enum MetaRequest {
     },
     /// Allocate a range id for a split.
     AllocateRange,
+    /// Decide that a transaction happens.
+    Commit {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
+        /// Client leases that must exist, and the ranges where they get keys.
+        leases: Vec<(LeaseId, RangeId)>,
+        /// What it changes in each range, with placeholders for the revision.
+        parts: Vec<(RangeId, Change)>,
+    },
+    /// What became of a transaction? If nothing is decided yet, it does not happen.
+    Settle {
+        /// The transaction.
+        txn: RequestId,
+        /// The range that asks.
+        range: RangeId,
+    },
+    /// Every range of a transaction has carried out what was decided.
+    Forget {
+        /// The transaction.
+        txn: RequestId,
+        /// Every sequence of its gateway below this has been settled.
+        settled_below: u64,
+    },
 }
 
 /// How a routed request ended.
@@ -283,6 +360,25 @@ pub enum InternalReply {
     Keys(Vec<Bytes>),
     /// The sequencer's first revision.
     First(Revision),
+    /// The range is locked for the transaction; an answer to each read.
+    Locked(Vec<LockedRows>),
+    /// The transaction has ended in this range already.
+    Ended,
+    /// What was decided on a transaction.
+    Decided(Verdict),
+    /// What became of a transaction, for the range that asked.
+    Settled(Decision),
+}
+
+/// What was decided on a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It happened at this revision.
+    Committed(Revision),
+    /// It did not: one of its ranges did not want to wait any more.
+    Aborted,
+    /// It did not: a client lease that it names does not exist.
+    LeaseNotFound,
 }
 
 /// One question to the sequencer.

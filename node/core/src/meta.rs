@@ -6,11 +6,15 @@
 //! Invariants: changed only by applying log entries, in the same way on every replica; a range's
 //! registered term never goes back; node and range ids are never given twice.
 
-use crate::command::{MetaChange, MetaEntry};
+mod transactions;
+
+pub use transactions::{Committed, Transactions};
+
+use crate::command::{Change, Decision, MetaChange, MetaEntry};
 use crate::descriptor::{GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
 use crate::error::Error;
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, RequestId, Revision};
-use crate::message::InternalReply;
+use crate::message::{InternalReply, Verdict};
 use crate::request::{AlarmAction, AlarmKind, Response};
 use crate::state::SystemRow;
 use bytes::Bytes;
@@ -72,6 +76,7 @@ pub struct MetaState {
     registrations: BTreeMap<RangeId, Registration>,
     leases: BTreeMap<LeaseId, LeaseRecord>,
     answers: BTreeMap<RequestId, (u64, MetaAnswer)>,
+    transactions: Transactions,
 }
 
 impl MetaState {
@@ -129,8 +134,8 @@ impl MetaState {
                     let (request, answer): (RequestId, MetaAnswer) = read(value)?;
                     state.answers.insert(request, (id(key)?, answer));
                 }
-                // Rows that every range has (descriptor, dedup, position).
-                _ => {}
+                // Also rows that every range has (descriptor, dedup, position).
+                _ => state.transactions.load(key, value)?,
             }
         }
         Ok(state)
@@ -182,6 +187,11 @@ impl MetaState {
     /// The client leases.
     pub fn leases(&self) -> &BTreeMap<LeaseId, LeaseRecord> {
         &self.leases
+    }
+
+    /// Transactions over several ranges.
+    pub fn transactions(&self) -> &Transactions {
+        &self.transactions
     }
 
     /// Alarms raised.
@@ -357,7 +367,52 @@ impl MetaState {
                 let alarms = self.scalars.alarms.iter().copied().collect();
                 MetaAnswer::Client(Ok(Response::Alarm { alarms }))
             }
+            MetaChange::Commit { txn, settled_below, revision, leases, parts } => {
+                self.transactions.settled(txn.gateway, *settled_below, rows);
+                let verdict = self.commit(*txn, *revision, leases, parts, rows);
+                MetaAnswer::Internal(InternalReply::Decided(verdict))
+            }
+            MetaChange::Settle { txn, range } => {
+                if self.transactions.decided(*txn).is_none() {
+                    self.transactions.abort(*txn, rows);
+                }
+                let record = self.transactions.committed().get(txn);
+                let decision = record.map_or(Decision::Aborted, |record| record.part(*range));
+                MetaAnswer::Internal(InternalReply::Settled(decision))
+            }
+            MetaChange::Forget { txn, settled_below } => {
+                self.transactions.forget(*txn, rows);
+                self.transactions.settled(txn.gateway, *settled_below, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
         }
+    }
+
+    fn commit(
+        &mut self,
+        txn: RequestId,
+        revision: Revision,
+        leases: &[(LeaseId, RangeId)],
+        parts: &[(RangeId, Change)],
+        rows: &mut Vec<SystemRow>,
+    ) -> Verdict {
+        if let Some(verdict) = self.transactions.decided(txn) {
+            return verdict;
+        }
+        let lives = |lease| self.leases.get(lease).is_some_and(|record| !record.revoking);
+        if !leases.iter().all(|(lease, _)| lives(lease)) {
+            self.transactions.abort(txn, rows);
+            return Verdict::LeaseNotFound;
+        }
+        for (lease, range) in leases {
+            if let Some(record) = self.leases.get_mut(lease)
+                && record.ranges.insert(*range)
+            {
+                row(rows, b'L', *lease as u64, Some(&*record));
+            }
+        }
+        self.transactions.commit(txn, Committed { revision, parts: parts.to_vec() }, rows);
+        Verdict::Committed(revision)
     }
 
     /// A range that was cut off another may hold keys of the same leases. Only the first word of

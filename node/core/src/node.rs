@@ -31,12 +31,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod applying;
+mod gather;
 mod leadership;
 mod lifetimes;
 mod members;
 mod meta_service;
 mod routing;
 mod status;
+mod transactions;
 mod watching;
 
 use lifetimes::Departures;
@@ -97,6 +99,8 @@ enum Asked {
     Gather(u64),
     /// The current revision, for a new watch.
     Watch(WatchToken),
+    /// The current revision, for a transaction of this gateway that has locked its ranges.
+    Transaction(u64),
 }
 
 /// See the module.
@@ -342,6 +346,7 @@ impl Node {
             self.with_leaseholder(range, state, |leaseholder, view, out| {
                 leaseholder.unblock(view, out);
             });
+            self.router.proposing(range);
         }
         self.drain_out();
         let mut committed: BTreeMap<RangeId, Vec<raft::eraftpb::Entry>> = BTreeMap::new();
@@ -432,6 +437,14 @@ impl Node {
                 self.counters.proposals += 1;
                 if !replica.group.propose(data) {
                     // Later ones must not overtake it: start over once the log is applied.
+                    replica.drop_lease();
+                    replica.leaseholder.abandon(None, &mut self.out);
+                    break;
+                }
+            }
+            for entry in replica.leaseholder.take_entries() {
+                self.counters.proposals += 1;
+                if !replica.holds_lease() || !replica.group.propose(entry.encode()) {
                     replica.drop_lease();
                     replica.leaseholder.abandon(None, &mut self.out);
                     break;

@@ -5,9 +5,10 @@
 //! [`ApplyBatch`]; the range lease is held only between seeing the own registration applied and
 //! the first sign of another term.
 
-use crate::command::{Change, Entry};
-use crate::dedup::Dedup;
+use crate::command::{Change, Decision, Entry};
+use crate::dedup::{Dedup, Seen};
 use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
+use crate::effects::Millis;
 use crate::eval;
 use crate::feed::FeedId;
 use crate::group::Group;
@@ -19,6 +20,7 @@ use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Key of the system row with the descriptor.
@@ -29,6 +31,8 @@ pub const MEMBERS_ROW: &[u8] = b"members";
 pub const PARENT_ROW: &[u8] = b"parent";
 /// Key of the system row with the replicas that the last change of members took out.
 pub const LEFT_ROW: &[u8] = b"left";
+/// Key of the system row with the transaction that has locked the range.
+pub const INTENT_ROW: &[u8] = b"intent";
 /// Key of the system row with the newest applied revision.
 pub const REVISION_ROW: &[u8] = b"revision";
 
@@ -58,6 +62,15 @@ pub struct Subscriber {
     pub told: Revision,
 }
 
+/// A transaction over several ranges that has locked this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The transaction.
+    pub txn: RequestId,
+    /// The node that coordinates it.
+    pub node: NodeId,
+}
+
 /// What applying committed entries brought.
 #[derive(Debug)]
 pub struct AppliedEntries {
@@ -69,6 +82,8 @@ pub struct AppliedEntries {
     pub meta: Vec<crate::command::MetaEntry>,
     /// Cuts, for the node.
     pub splits: Vec<Split>,
+    /// Transactions whose locks ended.
+    pub resolved: Vec<RequestId>,
     /// An entry of this term was applied.
     pub own_term: bool,
     /// The descriptor or the members changed.
@@ -110,6 +125,11 @@ pub struct Replica {
     pub revision: Revision,
     /// What was carried out.
     pub dedup: Dedup,
+    /// Who has locked the range.
+    pub intent: Option<Intent>,
+    /// Since when this replica has held the lease of a range locked by that transaction, and when
+    /// it asked for the outcome.
+    pub intent_since: Option<(RequestId, Millis)>,
     /// The range lease.
     pub lease: Lease,
     /// What the lease holder does.
@@ -172,6 +192,8 @@ impl Replica {
             durable: applied.index,
             revision: 0,
             dedup: Dedup::default(),
+            intent: None,
+            intent_since: None,
             lease: Lease::None,
             leaseholder: Leaseholder::default(),
             subscribers: BTreeMap::new(),
@@ -219,6 +241,13 @@ impl Replica {
             Some(value) => Some(
                 postcard::from_bytes(value)
                     .map_err(|error| format!("malformed parent of {}: {error}", self.range))?,
+            ),
+            None => None,
+        };
+        self.intent = match find(INTENT_ROW) {
+            Some(value) => Some(
+                postcard::from_bytes(value)
+                    .map_err(|error| format!("malformed lock of {}: {error}", self.range))?,
             ),
             None => None,
         };
@@ -350,6 +379,7 @@ impl Replica {
             commands: Vec::new(),
             meta: Vec::new(),
             splits: Vec::new(),
+            resolved: Vec::new(),
             own_term: false,
             changed: false,
         };
@@ -404,43 +434,81 @@ impl Replica {
         match entry {
             Entry::Commands(commands) => {
                 for command in commands {
-                    let start = done.batch.mutations.len();
-                    match command.change {
-                        Change::Keys(mutations) => {
-                            if let Some(own) = &self.descriptor {
-                                assert!(
-                                    mutations.iter().all(|change| own.span.contains(&change.key)),
-                                    "{}: a command changes keys outside {}",
-                                    self.range,
-                                    own.span
-                                );
-                            }
-                            done.batch.mutations.extend(mutations);
-                        }
-                        Change::DeleteSpan(span) => {
-                            let revision = command.revision;
-                            let deleted =
-                                span_delete(&span, revision, state, &done.batch.mutations);
-                            done.batch.mutations.extend(deleted);
-                        }
-                    }
-                    assert!(
-                        command.revision > self.revision,
-                        "{}: revision {} after {}",
-                        self.range,
-                        command.revision,
-                        self.revision
-                    );
-                    self.revision = command.revision;
+                    self.apply_change(command.revision, command.change, state, done);
                     self.dedup.record(command.id, command.settled_below, command.revision);
-                    done.commands.push((command.revision, start..done.batch.mutations.len()));
                 }
+            }
+            Entry::Lock { txn, node } => {
+                if self.intent.is_none() && self.dedup.seen(txn) == Seen::New {
+                    self.set_intent(Some(Intent { txn, node }), done);
+                }
+            }
+            Entry::Resolve { txn, settled_below, decision } => {
+                done.resolved.push(txn);
+                if self.intent.is_some_and(|intent| intent.txn == txn) {
+                    self.set_intent(None, done);
+                    if let Decision::Committed { revision, change } = decision {
+                        self.apply_change(revision, change, state, done);
+                    }
+                } else if self.dedup.seen(txn) != Seen::New {
+                    return;
+                }
+                // From now on a late lock of it is refused.
+                self.dedup.record(txn, settled_below, self.revision);
             }
             Entry::Meta(changes) => done.meta.extend(changes),
             Entry::Split { id, key, child, generation } => {
                 self.apply_split(id, &key, child, generation, done);
             }
         }
+    }
+
+    fn set_intent(&mut self, intent: Option<Intent>, done: &mut AppliedEntries) {
+        self.intent = intent;
+        let value = intent.map(|intent| encode(&intent));
+        done.batch.system.push(SystemRow { key: Bytes::from_static(INTENT_ROW), value });
+    }
+
+    fn apply_change(
+        &mut self,
+        revision: Revision,
+        change: Change,
+        state: &dyn StateReads,
+        done: &mut AppliedEntries,
+    ) {
+        let start = done.batch.mutations.len();
+        match change {
+            Change::Keys(mutations) => {
+                if let Some(own) = &self.descriptor {
+                    assert!(
+                        mutations.iter().all(|change| own.span.contains(&change.key)),
+                        "{}: a command changes keys outside {}",
+                        self.range,
+                        own.span
+                    );
+                }
+                done.batch.mutations.extend(mutations);
+            }
+            Change::DeleteSpan(span) => {
+                let deleted = span_delete(&span, revision, state, &done.batch.mutations);
+                done.batch.mutations.extend(deleted);
+            }
+            Change::DeletePart(span, first) => {
+                let mut deleted = span_delete(&span, revision, state, &done.batch.mutations);
+                for mutation in &mut deleted {
+                    mutation.version.sub += first;
+                }
+                done.batch.mutations.extend(deleted);
+            }
+        }
+        assert!(
+            revision > self.revision,
+            "{}: revision {revision} after {}",
+            self.range,
+            self.revision
+        );
+        self.revision = revision;
+        done.commands.push((revision, start..done.batch.mutations.len()));
     }
 
     fn apply_split(
@@ -451,6 +519,9 @@ impl Replica {
         generation: u64,
         done: &mut AppliedEntries,
     ) {
+        if self.intent.is_some() {
+            return;
+        }
         let Some(descriptor) = &mut self.descriptor else { return };
         if descriptor.generation != generation
             || !descriptor.span.contains(key)
@@ -584,7 +655,7 @@ pub fn members_row(members: &ConfState) -> SystemRow {
     SystemRow { key: Bytes::from_static(MEMBERS_ROW), value: Some(value.into()) }
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> Bytes {
+fn encode<T: Serialize>(value: &T) -> Bytes {
     postcard::to_stdvec(value).expect("a system row can be encoded").into()
 }
 
@@ -662,10 +733,10 @@ mod tests {
         replica.lease = Lease::Held(replica.group.term());
         let id = propose(&mut replica, 10);
         replica.drop_lease();
-        assert_eq!(replica.dedup.seen(id), crate::dedup::Seen::New);
+        assert_eq!(replica.dedup.seen(id), Seen::New);
         assert!(!replica.has_settled());
         run(&mut replica);
-        assert_eq!(replica.dedup.seen(id), crate::dedup::Seen::Done(10));
+        assert_eq!(replica.dedup.seen(id), Seen::Done(10));
         assert!(replica.has_settled());
     }
 

@@ -319,6 +319,16 @@ impl<T> Sequencer<T> {
         }
     }
 
+    /// A number for something that is a decision of the meta log itself: being committed there
+    /// confirms it, so that it needs no round. `None`: not now.
+    pub fn take(&mut self, meta: &MetaState) -> Option<Revision> {
+        if !self.is_active() || self.next > meta.block().end {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+
     /// The round with this number (and all before) is confirmed.
     pub fn confirmed(&mut self, number: u64, compacted: Revision) -> Confirmed<T> {
         let mut out = Confirmed { send: Vec::new(), confirmations: Vec::new() };

@@ -74,6 +74,8 @@ pub struct ReplicaStatus {
     pub applied: u64,
     /// It sleeps.
     pub asleep: bool,
+    /// A transaction over several ranges has locked it.
+    pub locked: bool,
     /// The watermark.
     pub watermark: Revision,
     /// If it leads: (node, matched index, caught up and heard of) of every voter.

@@ -82,6 +82,19 @@ pub fn equal(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Is no range locked by a transaction?
+///
+/// # Errors
+/// Says which is.
+pub fn free(world: &World) -> Result<(), String> {
+    for status in statuses(world)? {
+        if let Some(replica) = status.replicas.iter().find(|replica| replica.locked) {
+            return Err(format!("{} is locked on {}", replica.range, status.node));
+        }
+    }
+    Ok(())
+}
+
 /// Has every range as many voters as it was made with, and nothing besides that could be settled?
 ///
 /// # Errors

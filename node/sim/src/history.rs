@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 /// The changes of one revision.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The range that made them.
-    pub range: RangeId,
-    /// When the first node applied them, in the world's time.
+    /// When the first node applied the first of them, in the world's time.
     pub at: Millis,
     /// They, in order.
     pub mutations: Vec<Mutation>,
+    /// Those that each range made.
+    parts: BTreeMap<RangeId, Vec<Mutation>>,
 }
 
 /// See the module.
@@ -39,13 +39,14 @@ impl History {
             batch.mutations.chunk_by(|a, b| a.version.mod_revision == b.version.mod_revision)
         {
             let revision = of_revision[0].version.mod_revision;
-            match self.changes.get(&revision) {
-                Some(known) if known.range == batch.range && known.mutations == of_revision => {}
+            let known = self.changes.get(&revision).and_then(|known| known.parts.get(&batch.range));
+            match known {
+                Some(known) if known == of_revision => {}
                 Some(known) => {
                     return Err(format!(
-                        "revision {revision} is {:?} of {} for one node and {of_revision:?} of {} \
+                        "revision {revision} of {} is {known:?} for one node and {of_revision:?} \
                          for another",
-                        known.mutations, known.range, batch.range
+                        batch.range
                     ));
                 }
                 None => self.learn(revision, batch.range, of_revision, now),
@@ -62,7 +63,14 @@ impl History {
             });
             versions.insert(place, mutation.version.clone());
         }
-        self.changes.insert(revision, Change { range, at, mutations: mutations.to_vec() });
+        let change = self.changes.entry(revision).or_insert_with(|| Change {
+            at,
+            mutations: Vec::new(),
+            parts: BTreeMap::new(),
+        });
+        change.parts.insert(range, mutations.to_vec());
+        change.mutations.extend_from_slice(mutations);
+        change.mutations.sort_by_key(|mutation| mutation.version.sub);
     }
 
     /// All changes, by revision.

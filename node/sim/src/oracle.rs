@@ -105,7 +105,6 @@ pub fn is_open(error: &Error) -> bool {
         | Error::TooLarge
         | Error::TooManyRequests
         | Error::NoSpace
-        | Error::MultiRangeWrite { .. }
         | Error::Refused(_) => false,
     }
 }

@@ -184,6 +184,7 @@ impl Run {
         self.until(SETTLED_MS, "full set of copies", |run| {
             convergence::complete(&run.world, replicas)
         })?;
+        self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
         self.until(SETTLED_MS, "complete watches", |run| {
             let last = run.world.checks.history.last();

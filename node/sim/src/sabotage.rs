@@ -21,11 +21,13 @@ pub enum Sabotage {
     LostEvents,
     /// A client's request is put to the node a second time, as a new one.
     DoubleRequest,
+    /// A range is told that a transaction over several did not happen, though it did.
+    HalfTransaction,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::EarlyPersisted,
         Self::BoughtVotes,
         Self::GrantTwice,
@@ -35,5 +37,6 @@ impl Sabotage {
         Self::FastClock,
         Self::LostEvents,
         Self::DoubleRequest,
+        Self::HalfTransaction,
     ];
 }

@@ -192,9 +192,64 @@ fn transactions_compare_and_swap() {
         let OpResult::Range(found) = &results.last().expect("one result").1 else { panic!() };
         assert_eq!(found.kvs[0].value, text("by 1"));
     }
-    let multi =
-        Op::Txn(TxnOp { success: vec![put("k1", "x", 0), put("k8", "x", 0)], ..TxnOp::default() });
-    assert!(matches!(bench.try_call(1, Request::Kv(multi)), Err(Error::MultiRangeWrite { .. })));
+}
+
+#[test]
+fn a_transaction_changes_several_ranges_at_one_revision() {
+    let mut bench = Bench::new();
+    let first = bench.put(1, "k1", "a");
+    let watch = bench.world.watch(NodeId(2), Span::all(), first + 1, false).expect("it runs");
+    let compare = |key: &'static str, version| Compare {
+        key: text(key),
+        range_end: Bytes::new(),
+        result: CompareResult::Equal,
+        target: CompareTarget::Version(version),
+    };
+    let read = |key: &'static str| Op::Range(RangeOp { key: text(key), ..RangeOp::default() });
+    let swap = |value: &'static str| {
+        Op::Txn(TxnOp {
+            compare: vec![compare("k1", 1), compare("k8", 0)],
+            success: vec![read("k1"), put("k8", value, 0), put("k1", value, 0), read("k8")],
+            failure: vec![read("k8"), read("k1")],
+        })
+    };
+    for node in 1..=3 {
+        let (header, result) = bench.kv(node, swap("b"));
+        let OpResult::Txn { succeeded, results } = result else { panic!("{result:?}") };
+        assert_eq!(header, first + 1, "one revision, and none for what changes nothing");
+        let values: Vec<Bytes> = results
+            .iter()
+            .filter_map(|(_, result)| match result {
+                OpResult::Range(found) => Some(found.kvs[0].value.clone()),
+                _ => None,
+            })
+            .collect();
+        if node == 1 {
+            assert!(succeeded);
+            assert_eq!(values, [text("a"), text("b")]);
+            assert_eq!(results.iter().map(|(at, _)| at - first).collect::<Vec<_>>(), [0, 1, 1, 1]);
+        } else {
+            assert!(!succeeded);
+            assert_eq!(values, [text("b"), text("b")]);
+        }
+    }
+    let everything = DeleteOp { key: text("k"), range_end: text("l"), prev_kv: false };
+    let (header, result) = bench.kv(3, Op::Delete(everything));
+    assert_eq!(
+        (header, result),
+        (first + 2, OpResult::Delete { deleted: 2, prev_kvs: Vec::new() })
+    );
+    let told: Vec<(i64, Bytes, bool)> = bench
+        .events(watch)
+        .into_iter()
+        .map(|event| (event.kv.mod_revision - first, event.kv.key, event.put))
+        .collect();
+    let (k1, k8) = (text("k1"), text("k8"));
+    assert_eq!(
+        told,
+        [(1, k8.clone(), true), (1, k1.clone(), true), (2, k1, false), (2, k8, false)],
+        "in the order of the transaction"
+    );
 }
 
 #[test]

@@ -56,6 +56,8 @@ impl Node {
                 let mutations = &done.batch.mutations[mutations.clone()];
                 replica.leaseholder.applied(*revision, mutations, &view, &mut self.out);
             }
+            let held = replica.intent.map(|intent| intent.txn);
+            replica.leaseholder.locks_applied(held, &done.resolved, &view, &mut self.out);
             self.unblock.insert(range);
         }
         self.apply_batch(done.batch);
@@ -134,6 +136,9 @@ impl Node {
             Some(format!("{range} starts at {} already", crate::key::printable(&key)))
         } else if replica.admin.is_some() {
             Some(format!("{range} is being changed already: try again"))
+        } else if replica.leaseholder.is_locked() {
+            // A cut would have to share the lock with both halves. It is over soon.
+            return self.out.misrouted(asker, Misrouted::Busy);
         } else {
             None
         };

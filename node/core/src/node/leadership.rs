@@ -408,6 +408,7 @@ impl Node {
         let Lease::Registering(term) = replica.lease else { return };
         replica.lease = Lease::Held(term);
         replica.idle_ticks = 0;
+        replica.leaseholder.begin(replica.intent.map(|intent| intent.txn));
         for (asker, request) in std::mem::take(&mut replica.waiting) {
             self.again(asker, request);
         }
@@ -482,6 +483,7 @@ impl Node {
             match asked {
                 Asked::Gather(id) => self.gather_at(id, current),
                 Asked::Watch(token) => self.watch_start(token, current),
+                Asked::Transaction(sequence) => self.transaction_at(sequence, current),
                 Asked::Range(cookie) => self.range_answered(range, term, cookie, reply, state),
             }
         }

@@ -7,6 +7,7 @@
 
 use super::Node;
 use super::routing::Owner;
+use super::transactions::Sweeper;
 use crate::command::{MetaChange, MetaEntry};
 use crate::descriptor::{NodeRecord, NodeState};
 use crate::effects::Millis;
@@ -72,6 +73,8 @@ pub(super) struct MetaService {
     pub(super) handing_over: Option<ReplicaId>,
     /// Term in which the first block was proposed.
     taking_over: Option<Term>,
+    /// Transactions to be carried out everywhere.
+    pub(super) sweeper: Sweeper,
 }
 
 impl MetaService {
@@ -81,6 +84,13 @@ impl MetaService {
 
     pub(super) fn take_changes(&mut self) -> Vec<MetaEntry> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// True if the change of this request is on its way already; its answer goes to whoever asked
+    /// last.
+    pub(super) fn waits_for(&mut self, id: RequestId, asker: Asker) -> bool {
+        let waiting = self.waiting.get_mut(&id);
+        waiting.map(|(first, _)| *first = asker).is_some()
     }
 
     pub(super) fn change(&mut self, entry: MetaEntry) {
@@ -230,6 +240,13 @@ impl Node {
                 self.change_for(asker, id, MetaChange::Announce(record));
             }
             MetaRequest::AllocateRange => self.change_for(asker, id, MetaChange::AllocateRange),
+            request @ MetaRequest::Commit { .. } => self.serve_commit(asker, id, request),
+            MetaRequest::Settle { txn, range } => {
+                self.change_for(asker, id, MetaChange::Settle { txn, range });
+            }
+            MetaRequest::Forget { txn, settled_below } => {
+                self.change_for(asker, id, MetaChange::Forget { txn, settled_below });
+            }
         }
     }
 
@@ -294,7 +311,7 @@ impl Node {
         }
     }
 
-    fn change_for(&mut self, asker: Asker, id: RequestId, change: MetaChange) {
+    pub(super) fn change_for(&mut self, asker: Asker, id: RequestId, change: MetaChange) {
         let revision = self.sequencer.current();
         if self.service.waiting.insert(id, (asker, revision)).is_none() {
             self.service.change(MetaEntry { id, change });
@@ -543,6 +560,7 @@ impl Node {
             return;
         }
         self.plan_members();
+        self.sweep();
         let now = self.now;
         let due: Vec<LeaseId> = self
             .service

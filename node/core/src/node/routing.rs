@@ -3,24 +3,21 @@
 //! Invariants: a request keeps its id through every attempt, so it is carried out once; it ends
 //! with an answer, an error, or at its deadline.
 
-use super::{Asked, Node};
+use super::Node;
+use super::gather::{Collect, Gather, collect_reads};
+use super::transactions::Transaction;
 use crate::effects::{ClientToken, Millis};
 use crate::error::{Error, Misrouted};
-use crate::eval;
-use crate::ids::{META_RANGE, NodeId, RangeId, Revision};
+use crate::ids::{META_RANGE, NodeId, RangeId, RequestId, Revision};
 use crate::key::Span;
 use crate::leaseholder::Asker;
-use crate::message::{
-    InternalReply, Message, MetaRequest, Outcome, RangeRequest, RoutedRequest, SequencerItem,
-    SequencerItemKind,
-};
+use crate::message::{InternalReply, Message, MetaRequest, Outcome, RangeRequest, RoutedRequest};
 use crate::read::{Origin, ReadTask, ReadWork};
 use crate::replica::Replica;
-use crate::request::{AdminOp, Op, OpResult, RangeOp, RangeResult, Request, Response, SortOrder};
-use crate::state::{StateReads, Version};
+use crate::request::{AdminOp, Op, Request, Response};
+use crate::state::StateReads;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 
 /// Pause before a request that nobody took is tried again.
 const RETRY_MS: Millis = 10;
@@ -37,7 +34,7 @@ const INTERNAL_MS: Millis = 10_000;
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
-enum Place {
+pub(super) enum Place {
     Key(Bytes),
     Range(RangeId),
     Meta,
@@ -57,6 +54,16 @@ pub(super) enum Owner {
     LeaseKeys(u64),
     /// A range id for a split by a client.
     SplitId(ClientToken, Bytes),
+    /// A lock for a transaction of this gateway, by its place among the transaction's ranges.
+    Lock(u64, usize),
+    /// The decision on a transaction of this gateway.
+    Commit(u64),
+    /// The end of a lock of a transaction of this gateway.
+    Resolve(u64, usize),
+    /// The outcome of a transaction that has locked a range of this node.
+    Settle(RangeId, RequestId),
+    /// The end of a lock, asked for by the meta range's leader.
+    Sweep(RequestId, RangeId),
     /// Nobody waits.
     Nobody,
 }
@@ -79,27 +86,6 @@ struct Pending {
     doubtful: bool,
 }
 
-/// A multi-range read being put together.
-#[derive(Debug)]
-struct Gather {
-    token: ClientToken,
-    deadline: Millis,
-    op: Op,
-    revision: Revision,
-    parts: Vec<(Span, RangeOp, Option<RangeResult>)>,
-}
-
-/// Keys of a lease being collected from its ranges.
-#[derive(Debug)]
-struct Collect {
-    asker: Asker,
-    id: i64,
-    ttl: i64,
-    granted_ttl: i64,
-    waiting: usize,
-    keys: Vec<Bytes>,
-}
-
 /// See the module.
 pub(super) struct Router {
     next: u64,
@@ -108,8 +94,9 @@ pub(super) struct Router {
     /// Later attempts, whose token is not the sequence number of their request.
     attempts: BTreeMap<u64, u64>,
     hints: BTreeMap<RangeId, NodeId>,
-    gathers: BTreeMap<u64, Gather>,
-    collects: BTreeMap<u64, Collect>,
+    pub(super) gathers: BTreeMap<u64, Gather>,
+    pub(super) transactions: BTreeMap<u64, Transaction>,
+    pub(super) collects: BTreeMap<u64, Collect>,
     proposing: BTreeSet<RangeId>,
     /// The newest write of each range that was answered through this gateway.
     answered: BTreeMap<RangeId, Revision>,
@@ -126,6 +113,7 @@ impl Router {
             attempts: BTreeMap::new(),
             hints: BTreeMap::new(),
             gathers: BTreeMap::new(),
+            transactions: BTreeMap::new(),
             collects: BTreeMap::new(),
             proposing: BTreeSet::new(),
             answered: BTreeMap::new(),
@@ -133,7 +121,7 @@ impl Router {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.pending.len() + self.gathers.len()
+        self.pending.len() + self.gathers.len() + self.transactions.len()
     }
 
     /// The client does not wait any more; what it asked may still happen.
@@ -141,6 +129,9 @@ impl Router {
         if let Some(sequence) = self.tokens.remove(&token) {
             self.remove(sequence);
             self.gathers.remove(&sequence);
+            if let Some(transaction) = self.transactions.get_mut(&sequence) {
+                transaction.client_left();
+            }
         }
     }
 
@@ -159,8 +150,29 @@ impl Router {
         self.proposing.insert(range);
     }
 
-    fn settled_below(&self) -> u64 {
-        self.pending.first_key_value().map_or(self.next, |(sequence, _)| *sequence)
+    pub(super) fn settled_below(&self) -> u64 {
+        let pending = self.pending.first_key_value().map_or(self.next, |(sequence, _)| *sequence);
+        let transaction = self.transactions.first_key_value();
+        transaction.map_or(pending, |(sequence, _)| pending.min(*sequence))
+    }
+
+    /// The next number for something of this gateway.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub(super) fn wrote(&mut self, range: RangeId, revision: Revision) {
+        let newest = self.answered.entry(range).or_default();
+        *newest = (*newest).max(revision);
+    }
+
+    pub(super) fn client_waits(&mut self, token: ClientToken, sequence: u64) {
+        self.tokens.insert(token, sequence);
+    }
+
+    pub(super) fn client_told(&mut self, token: ClientToken) {
+        self.tokens.remove(&token);
     }
 
     fn remove(&mut self, sequence: u64) -> Option<Pending> {
@@ -182,6 +194,11 @@ impl Router {
             | Owner::Revoke(..)
             | Owner::LeaseKeys(_)
             | Owner::SplitId(..)
+            | Owner::Lock(..)
+            | Owner::Commit(_)
+            | Owner::Resolve(..)
+            | Owner::Settle(..)
+            | Owner::Sweep(..)
             | Owner::Nobody => None,
         }
     }
@@ -277,8 +294,7 @@ impl Node {
         }
         if ranges.len() > 1 {
             if !op.is_read_only() {
-                let ranges = ranges.into_iter().collect();
-                return self.fail_client(token, Error::MultiRangeWrite { ranges });
+                return self.start_transaction(token, deadline, op);
             }
             return self.start_gather(token, deadline, op);
         }
@@ -335,7 +351,13 @@ impl Node {
         true
     }
 
-    fn enqueue(&mut self, owner: Owner, place: Place, body: RangeRequest, deadline: Millis) -> u64 {
+    pub(super) fn enqueue(
+        &mut self,
+        owner: Owner,
+        place: Place,
+        body: RangeRequest,
+        deadline: Millis,
+    ) -> u64 {
         let sequence = self.router.next;
         self.router.next += 1;
         if let Owner::Client(token) | Owner::SplitId(token, _) = &owner {
@@ -363,8 +385,18 @@ impl Node {
 
     /// A request of this node itself. It is sent with the next tick or event.
     pub(super) fn internal_request(&mut self, owner: Owner, range: RangeId, body: RangeRequest) {
+        self.internal_request_until(owner, range, body, self.now + INTERNAL_MS);
+    }
+
+    /// As [`Self::internal_request`], given up at `deadline`.
+    pub(super) fn internal_request_until(
+        &mut self,
+        owner: Owner,
+        range: RangeId,
+        body: RangeRequest,
+        deadline: Millis,
+    ) {
         let place = if range == META_RANGE { Place::Meta } else { Place::Range(range) };
-        let deadline = self.now + INTERNAL_MS;
         let sequence = self.enqueue(owner, place, body, deadline);
         if let Some(pending) = self.router.pending.get_mut(&sequence) {
             pending.retry_at = Some(self.now);
@@ -385,7 +417,7 @@ impl Node {
     }
 
     /// As [`Self::dispatch`], but requests for this node go through the loop-back queue.
-    fn dispatch_remote_or_loop(&mut self, sequence: u64) {
+    pub(super) fn dispatch_remote_or_loop(&mut self, sequence: u64) {
         if let Some((to, request)) = self.prepare(sequence) {
             self.send(to, Message::Request(Box::new(request)));
         }
@@ -522,6 +554,25 @@ impl Node {
                 let keys = span.map_or_else(Vec::new, |span| state.lease_keys(lease, &span));
                 self.outcome(asker, Outcome::Internal(InternalReply::Keys(keys)));
             }
+            RangeRequest::Lock { txn, node, reads } => {
+                let asked = crate::leaseholder::Asked {
+                    asker,
+                    id: txn,
+                    settled_below,
+                    again,
+                    work: crate::leaseholder::Work::Lock(crate::leaseholder::Lock { node, reads }),
+                };
+                self.with_leaseholder(range, state, |holder, view, out| {
+                    holder.ask(asked, view, out);
+                });
+                self.router.proposing.insert(range);
+            }
+            RangeRequest::Resolve { txn, settled_below, decision } => {
+                self.with_leaseholder(range, state, |holder, view, out| {
+                    holder.resolve((txn, settled_below), decision, asker, view, out);
+                });
+                self.router.proposing.insert(range);
+            }
             RangeRequest::Split { key, child } => self.serve_split(asker, id, range, key, child),
             RangeRequest::ChangeReplicas { add, remove, generation } => {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
@@ -543,8 +594,7 @@ impl Node {
                         && !op.is_read_only()
                         && let Some(range) = self.range_at(&pending.place)
                     {
-                        let newest = self.router.answered.entry(range).or_default();
-                        *newest = (*newest).max(*revision);
+                        self.router.wrote(range, *revision);
                     }
                     self.finish(pending.owner, result);
                 }
@@ -565,6 +615,9 @@ impl Node {
 
     fn try_again(&mut self, sequence: u64, reason: &Misrouted) {
         self.counters.retried += 1;
+        if *reason == Misrouted::RangeMoved && self.is_several_now(sequence) {
+            return self.start_over(sequence);
+        }
         let now = self.now;
         let me = self.config.node;
         let Some(pending) = self.router.pending.get_mut(&sequence) else { return };
@@ -605,6 +658,42 @@ impl Node {
         }
     }
 
+    /// Were the keys of a request in one range when it was sent, and are in several now?
+    fn is_several_now(&self, sequence: u64) -> bool {
+        let Some(pending) = self.router.pending.get(&sequence) else { return false };
+        match (&pending.owner, &pending.body) {
+            // What an earlier copy did is known to the range that it went to only.
+            (Owner::Client(_) | Owner::Gather(..), RangeRequest::Kv(op)) => {
+                !pending.doubtful && self.is_in_several(op)
+            }
+            // Its range is another one now, whatever that holds.
+            (Owner::Lock(..), _) => true,
+            (_, _) => false,
+        }
+    }
+
+    fn is_in_several(&self, op: &Op) -> bool {
+        let spans = op.spans();
+        let ranges = spans.iter().flat_map(|span| self.meta.ranges_in(span));
+        ranges.map(|range| range.id).collect::<BTreeSet<_>>().len() > 1
+    }
+
+    /// A range was cut on the way: the request is divided anew.
+    fn start_over(&mut self, sequence: u64) {
+        let Some(pending) = self.router.remove(sequence) else { return };
+        match (pending.owner, pending.body) {
+            (Owner::Client(token), RangeRequest::Kv(op)) if op.is_read_only() => {
+                self.start_gather(token, pending.deadline, op);
+            }
+            (Owner::Client(token), RangeRequest::Kv(op)) => {
+                self.start_transaction(token, pending.deadline, op);
+            }
+            (Owner::Gather(gather, _), _) => self.gather_again(gather),
+            (Owner::Lock(transaction, part), _) => self.lock_moved(transaction, part),
+            (_, _) => {}
+        }
+    }
+
     fn finish(&mut self, owner: Owner, result: Result<Response, Error>) {
         match owner {
             Owner::Client(token) | Owner::SplitId(token, _) => {
@@ -617,7 +706,18 @@ impl Node {
                 Ok(_) | Err(_) => self.revoke_in(lease, range),
             },
             Owner::LeaseKeys(collect) => self.collected(collect, Vec::new()),
-            Owner::Register(_) | Owner::Nobody => {}
+            Owner::Lock(transaction, part) => {
+                let error = result.err().unwrap_or(Error::TimedOut);
+                self.lock_failed(transaction, part, error);
+            }
+            Owner::Commit(transaction) => {
+                let error = result.err().unwrap_or(Error::TimedOut);
+                self.commit_delayed(transaction, error);
+            }
+            Owner::Resolve(transaction, part) => self.send_resolve(transaction, part),
+            Owner::Sweep(txn, range) => self.sweep_range(txn, range),
+            // Whoever needs it asks again.
+            Owner::Settle(..) | Owner::Register(_) | Owner::Nobody => {}
         }
     }
 
@@ -626,6 +726,17 @@ impl Node {
             (Owner::LeaseKeys(collect), InternalReply::Keys(keys)) => {
                 self.collected(collect, keys);
             }
+            (Owner::Lock(transaction, part), reply) => self.lock_answered(transaction, part, reply),
+            (Owner::Commit(transaction), InternalReply::Decided(verdict)) => {
+                self.decided(transaction, verdict);
+            }
+            (Owner::Resolve(transaction, part), InternalReply::Ok) => {
+                self.part_resolved(transaction, part);
+            }
+            (Owner::Settle(range, txn), InternalReply::Settled(decision)) => {
+                self.settled(range, txn, decision);
+            }
+            (Owner::Sweep(txn, range), InternalReply::Ok) => self.range_swept(txn, range),
             (Owner::SplitId(token, key), InternalReply::Range(child)) => {
                 let body = RangeRequest::Split { key: key.clone(), child };
                 let sequence = self.enqueue(Owner::Client(token), Place::Key(key), body, deadline);
@@ -694,6 +805,7 @@ impl Node {
                 self.fail_client(gather.token, Error::TimedOut);
             }
         }
+        self.transactions_tick();
     }
 
     fn missing_majority(&self, range: RangeId) -> Option<Vec<NodeId>> {
@@ -798,291 +910,5 @@ impl Node {
         for sequence in waiting {
             self.dispatch_remote_or_loop(sequence);
         }
-    }
-
-    // Reads over several ranges.
-
-    fn start_gather(&mut self, token: ClientToken, deadline: Millis, op: Op) {
-        let id = self.router.next;
-        self.router.next += 1;
-        self.router.tokens.insert(token, id);
-        self.router
-            .gathers
-            .insert(id, Gather { token, deadline, op, revision: 0, parts: Vec::new() });
-        self.ask_current(Asked::Gather(id));
-    }
-
-    pub(super) fn ask_current(&mut self, asked: Asked) {
-        let item = SequencerItem {
-            range: META_RANGE,
-            term: 0,
-            generation: 0,
-            kind: SequencerItemKind::Read,
-        };
-        self.session.ask(item, asked);
-    }
-
-    /// The revision for a multi-range read is known: ask every range for its part at it.
-    pub(super) fn gather_at(&mut self, id: u64, revision: Revision) {
-        let compacted = self.session.compacted();
-        let Some(gather) = self.router.gathers.get_mut(&id) else { return };
-        gather.revision = revision;
-        let mut wanted: Vec<RangeOp> = Vec::new();
-        collect_reads(&gather.op, &mut wanted);
-        let refused = wanted.iter().find_map(|read| match read.revision {
-            at if at > revision => Some(Error::FutureRevision),
-            at if at > 0 && at < compacted => Some(Error::Compacted),
-            _ => None,
-        });
-        if let Some(error) = refused {
-            let token = gather.token;
-            self.router.abandon(token);
-            return self.fail_client(token, error);
-        }
-        let deadline = gather.deadline;
-        let mut requests = Vec::new();
-        for read in wanted {
-            let span = Span::from_etcd(&read.key, &read.range_end);
-            for range in self.meta.ranges_in(&span) {
-                let Some(part) = range.span.intersect(&span) else { continue };
-                let mut piece = read.clone();
-                piece.key = if part.start.is_empty() {
-                    Bytes::from_static(b"\0")
-                } else {
-                    part.start.clone()
-                };
-                piece.range_end = part.end.clone().unwrap_or_else(|| Bytes::from_static(b"\0"));
-                piece.revision = if read.revision > 0 { read.revision } else { revision };
-                piece.serializable = false;
-                if read.sort_target == crate::request::SortTarget::Value {
-                    piece.keys_only = false;
-                }
-                requests.push((part, range.id, piece));
-            }
-        }
-        let mut sequences = Vec::new();
-        for (number, (span, _, piece)) in requests.into_iter().enumerate() {
-            let place = Place::Key(span.start.clone());
-            let body = RangeRequest::Kv(Op::Range(piece.clone()));
-            let owner = Owner::Gather(id, number as u32);
-            if let Some(gather) = self.router.gathers.get_mut(&id) {
-                gather.parts.push((span, piece, None));
-            }
-            sequences.push(self.enqueue(owner, place, body, deadline));
-        }
-        for sequence in sequences {
-            self.dispatch_remote_or_loop(sequence);
-        }
-    }
-
-    /// A part has come.
-    pub(super) fn gathered(&mut self, id: u64, part: u32, result: Result<Response, Error>) {
-        // History was compacted beyond the chosen revision meanwhile: choose a new one. What the
-        // client itself asked for is checked against the compaction then.
-        if result == Err(Error::Compacted) {
-            let Some(mut gather) = self.router.gathers.remove(&id) else { return };
-            gather.parts.clear();
-            // Under a new number, so that late parts of this attempt are not taken for its.
-            let again = self.router.next;
-            self.router.next += 1;
-            self.router.tokens.insert(gather.token, again);
-            self.router.gathers.insert(again, gather);
-            self.ask_current(Asked::Gather(again));
-            return;
-        }
-        let Some(gather) = self.router.gathers.get_mut(&id) else { return };
-        match result {
-            Ok(Response::Kv { result: OpResult::Range(found), .. }) => {
-                if let Some(slot) = gather.parts.get_mut(part as usize) {
-                    slot.2 = Some(found);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let token = gather.token;
-                self.router.abandon(token);
-                return self.fail_client(token, error);
-            }
-        }
-        if gather.parts.iter().all(|(_, _, found)| found.is_some())
-            && let Some(gather) = self.router.gathers.remove(&id)
-        {
-            self.router.tokens.remove(&gather.token);
-            let (token, answer) = (gather.token, join(gather));
-            self.effects.replies.push((token, answer));
-        }
-    }
-
-    // Keys of a lease.
-
-    pub(super) fn collect_lease_keys(
-        &mut self,
-        asker: Asker,
-        id: i64,
-        (ttl, granted_ttl): (i64, i64),
-        ranges: &BTreeSet<RangeId>,
-    ) {
-        let number = self.router.next;
-        self.router.next += 1;
-        let waiting = ranges.len();
-        let keys = Vec::new();
-        self.router.collects.insert(number, Collect { asker, id, ttl, granted_ttl, waiting, keys });
-        for range in ranges {
-            self.internal_request(
-                Owner::LeaseKeys(number),
-                *range,
-                RangeRequest::LeaseKeys { lease: id },
-            );
-        }
-    }
-
-    fn collected(&mut self, number: u64, keys: Vec<Bytes>) {
-        let Some(collect) = self.router.collects.get_mut(&number) else { return };
-        collect.keys.extend(keys);
-        collect.waiting -= 1;
-        if collect.waiting == 0
-            && let Some(mut done) = self.router.collects.remove(&number)
-        {
-            done.keys.sort();
-            self.outcome(
-                done.asker,
-                Outcome::Done(Ok(Response::LeaseTimeToLive {
-                    id: done.id,
-                    ttl: done.ttl,
-                    granted_ttl: done.granted_ttl,
-                    keys: done.keys,
-                })),
-            );
-        }
-    }
-}
-
-/// Every read that an operation may need, as plain range reads without limit and order, unless it
-/// is one itself.
-fn collect_reads(op: &Op, reads: &mut Vec<RangeOp>) {
-    match op {
-        Op::Range(read) => {
-            let mut read = read.clone();
-            if read.sort_order != SortOrder::None {
-                read.limit = 0;
-            }
-            reads.push(read);
-        }
-        Op::Txn(txn) => {
-            for compare in &txn.compare {
-                reads.push(RangeOp {
-                    key: compare.key.clone(),
-                    range_end: compare.range_end.clone(),
-                    ..RangeOp::default()
-                });
-            }
-            for op in txn.success.iter().chain(&txn.failure) {
-                let mut inner = Vec::new();
-                collect_reads(op, &mut inner);
-                for read in inner {
-                    reads.push(RangeOp {
-                        key: read.key,
-                        range_end: read.range_end,
-                        revision: read.revision,
-                        ..RangeOp::default()
-                    });
-                }
-            }
-        }
-        Op::Put(_) | Op::Delete(_) => {}
-    }
-}
-
-fn join(gather: Gather) -> Result<Response, Error> {
-    let revision = gather.revision;
-    if let Op::Range(read) = &gather.op {
-        let mut kvs = Vec::new();
-        let mut count = 0;
-        let mut more = false;
-        for (_, _, found) in gather.parts {
-            let found = found.unwrap_or_default();
-            kvs.extend(found.kvs);
-            count += found.count;
-            more |= found.more;
-        }
-        let (kvs, cut) = eval::finish_range(read, kvs);
-        let result = OpResult::Range(RangeResult { kvs, more: more || cut, count });
-        return Ok(Response::Kv { revision, result });
-    }
-    let state = Gathered { parts: gather.parts };
-    eval::read(&gather.op, revision, 0, &state)
-}
-
-/// What the parts of a multi-range transaction brought, as a state to evaluate on.
-struct Gathered {
-    parts: Vec<(Span, RangeOp, Option<RangeResult>)>,
-}
-
-impl StateReads for Gathered {
-    fn latest(&self, key: &[u8]) -> Option<Version> {
-        self.at(key, Revision::MAX)
-    }
-
-    fn at(&self, key: &[u8], revision: Revision) -> Option<Version> {
-        let span = Span::key(&Bytes::copy_from_slice(key));
-        let mut found = None;
-        self.scan(&span, revision, true, &mut |_, version| {
-            found = Some(version);
-            ControlFlow::Break(())
-        });
-        found
-    }
-
-    fn scan(
-        &self,
-        span: &Span,
-        revision: Revision,
-        _values: bool,
-        visit: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
-    ) {
-        // Parts may repeat keys (a compare and a read of the same key) and revisions.
-        let mut rows: BTreeMap<Bytes, Version> = BTreeMap::new();
-        for (part, read, found) in &self.parts {
-            if !part.overlaps(span) || read.revision != revision {
-                continue;
-            }
-            for kv in found.iter().flat_map(|found| &found.kvs) {
-                if span.contains(&kv.key) {
-                    rows.insert(
-                        kv.key.clone(),
-                        Version {
-                            mod_revision: kv.mod_revision,
-                            sub: 0,
-                            create_revision: kv.create_revision,
-                            version: kv.version,
-                            lease: kv.lease,
-                            value: Some(kv.value.clone()),
-                        },
-                    );
-                }
-            }
-        }
-        for (key, version) in rows {
-            if visit(key, version).is_break() {
-                return;
-            }
-        }
-    }
-
-    fn history(
-        &self,
-        _span: &Span,
-        _from: Revision,
-        _to: Revision,
-        _visit: &mut dyn FnMut(Bytes, Version) -> ControlFlow<()>,
-    ) {
-    }
-
-    fn lease_keys(&self, _lease: i64, _span: &Span) -> Vec<Bytes> {
-        Vec::new()
-    }
-
-    fn system_rows(&self, _range: RangeId) -> Vec<(Bytes, Bytes)> {
-        Vec::new()
     }
 }

@@ -73,6 +73,7 @@ impl Node {
             last_index: last,
             applied: replica.applied.index,
             asleep: replica.asleep,
+            locked: replica.intent.is_some(),
             watermark: replica.leaseholder.watermark().max(replica.revision),
             followers,
         }

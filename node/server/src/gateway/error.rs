@@ -7,9 +7,6 @@ use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
 use tonic::{Code, Status};
 
-/// Ranges named in an error at most: the text travels in a header, and those are bounded.
-const RANGES_NAMED_MAX: usize = 8;
-
 /// Characters of a text that may have whole keys in it, for the same reason.
 const TEXT_CHARS_MAX: usize = 1000;
 
@@ -64,20 +61,6 @@ pub(super) fn status(error: Error) -> Status {
             short(&span),
             nodes(&missing)
         )),
-        // Not FailedPrecondition: the request is right, this version cannot do it yet.
-        Error::MultiRangeWrite { ranges } => {
-            let named: Vec<String> =
-                ranges.iter().take(RANGES_NAMED_MAX).map(ToString::to_string).collect();
-            let more = match ranges.len() - named.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            Status::unimplemented(format!(
-                "holdfast: a request that writes to several ranges is not supported yet: ranges \
-                 {}{more}",
-                named.join(", ")
-            ))
-        }
         Error::Refused(reason) => {
             Status::failed_precondition(format!("holdfast: {}", short(&reason)))
         }
@@ -164,14 +147,6 @@ mod tests {
             let status = status(error);
             assert_eq!((status.code(), status.message()), (code, text));
         }
-    }
-
-    #[test]
-    fn an_error_about_many_ranges_stays_short() {
-        let ranges = (1..=1000).map(RangeId).collect();
-        let status = status(Error::MultiRangeWrite { ranges });
-        assert_eq!(status.code(), Code::Unimplemented);
-        assert!(status.message().ends_with("r7, r8 and 992 more"), "{}", status.message());
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Store {
                 self.tell(&kv);
                 Ok(OpResult::Put { prev_kv: before.filter(|_| put.prev_kv) })
             }
-            Op::Delete(_) => Err(Error::MultiRangeWrite { ranges: Vec::new() }),
+            Op::Delete(_) => Err(Error::TooLarge),
             Op::Txn(txn) => {
                 let mut results = Vec::new();
                 for op in txn.success {

@@ -3,7 +3,7 @@
 
 use super::{Invariant, Nodes, Sight};
 use holdfast_core::feed::FeedId;
-use holdfast_core::ids::Revision;
+use holdfast_core::ids::{RangeId, Revision};
 use holdfast_core::key::Span;
 use holdfast_core::message::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub struct Watermark {
     promised: BTreeMap<Span, Revision>,
     /// Promises of the present turn: its own changes become visible after they are sent.
     fresh: Vec<(Span, Revision)>,
-    made: BTreeSet<Revision>,
+    made: BTreeSet<(RangeId, Revision)>,
 }
 
 impl Invariant for Watermark {
@@ -43,7 +43,7 @@ impl Invariant for Watermark {
             Sight::Applying { node, batch } => {
                 for mutation in &batch.mutations {
                     let revision = mutation.version.mod_revision;
-                    if self.made.contains(&revision) {
+                    if self.made.contains(&(batch.range, revision)) {
                         continue;
                     }
                     for (span, promised) in &self.promised {
@@ -55,7 +55,8 @@ impl Invariant for Watermark {
                         }
                     }
                 }
-                self.made.extend(batch.mutations.iter().map(|m| m.version.mod_revision));
+                let made = batch.mutations.iter().map(|m| (batch.range, m.version.mod_revision));
+                self.made.extend(made);
             }
             _ => {}
         }

@@ -159,19 +159,20 @@ fn check_refusal(
         }
         // Whether it is in the future is checked with the order of operations.
         (Error::FutureRevision, Op::Range(range)) => range.revision > 0,
-        (Error::LeaseNotFound, _) => leases::may_be_missing(oracle, record, lease_of(op)),
-        (Error::MultiRangeWrite { .. }, Op::Txn(_) | Op::Delete(_))
-        | (Error::TooManyRequests, _) => true,
+        (Error::LeaseNotFound, _) => {
+            leases_of(op).into_iter().any(|lease| leases::may_be_missing(oracle, record, lease))
+        }
+        (Error::TooManyRequests, _) => true,
         _ => false,
     };
     if justified { Ok(()) } else { Err(format!("refused without reason: {record:?}")) }
 }
 
-fn lease_of(op: &Op) -> LeaseId {
+fn leases_of(op: &Op) -> Vec<LeaseId> {
     match op {
-        Op::Put(put) => put.lease,
-        Op::Txn(txn) => txn.success.iter().chain(&txn.failure).map(lease_of).max().unwrap_or(0),
-        Op::Range(_) | Op::Delete(_) => 0,
+        Op::Put(put) => vec![put.lease],
+        Op::Txn(txn) => txn.success.iter().chain(&txn.failure).flat_map(leases_of).collect(),
+        Op::Range(_) | Op::Delete(_) => Vec::new(),
     }
 }
 

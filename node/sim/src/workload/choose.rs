@@ -64,7 +64,8 @@ impl Chooser {
             }
             580..600 => Request::Kv(self.delete_some(rng)),
             600..720 => Request::Kv(self.swap(id, rng)),
-            720..760 => Request::Kv(several(id, rng)),
+            720..745 => Request::Kv(several(id, rng)),
+            745..760 => Request::Kv(self.everywhere(id, rng)),
             760..780 => Request::Kv(read_several(rng)),
             780..840 => Request::Kv(self.read_back(rng)),
             840..880 => {
@@ -160,11 +161,67 @@ impl Chooser {
                 prev_kv: rng.random_bool(0.3),
             });
         }
-        // Inside one range as long as nobody cuts there.
-        let (key, range_end) = *[("k0", "k2"), ("k3", "k5"), ("k1", "k1z"), ("k7", "k9")]
-            .choose(rng)
-            .expect("not empty");
+        // Some inside one range as long as nobody cuts there, some over several.
+        let (key, range_end) =
+            *[("k0", "k2"), ("k3", "k5"), ("k1", "k1z"), ("k1", "k7"), ("k6", "\0")]
+                .choose(rng)
+                .expect("not empty");
         Op::Delete(DeleteOp { key: text(key), range_end: text(range_end), prev_kv: rng.random() })
+    }
+
+    /// A transaction over keys that lie anywhere: compares, reads, puts with and without a lease,
+    /// deletions of keys and intervals.
+    fn everywhere(&self, id: u64, rng: &mut ChaCha8Rng) -> Op {
+        let compares = rng.random_range(0..3);
+        let compare = (0..compares)
+            .map(|_| {
+                let key = key(rng);
+                let seen = self.keys.get(&key).copied().unwrap_or(0);
+                let (result, target) = match rng.random_range(0..4) {
+                    0 => (CompareResult::Greater, CompareTarget::Version(0)),
+                    1 => (CompareResult::Less, CompareTarget::Mod(self.seen + 1)),
+                    2 => (CompareResult::Equal, CompareTarget::Create(seen)),
+                    _ => (CompareResult::Equal, CompareTarget::Mod(seen)),
+                };
+                Compare { key, range_end: Bytes::new(), result, target }
+            })
+            .collect();
+        let branch = |rng: &mut ChaCha8Rng| {
+            let mut ops = Vec::new();
+            let mut put_keys: Vec<Bytes> = Vec::new();
+            for _ in 0..rng.random_range(1..5) {
+                let key = key(rng);
+                match rng.random_range(0..10) {
+                    0..5 => {
+                        // etcd refuses two puts of one key.
+                        if !put_keys.contains(&key) {
+                            put_keys.push(key.clone());
+                            let lease = self.leases.choose(rng).copied();
+                            let lease = lease.filter(|_| rng.random_bool(0.2)).unwrap_or(0);
+                            ops.push(put(key, id, rng, lease));
+                        }
+                    }
+                    5..7 => ops.push(Op::Delete(DeleteOp {
+                        key,
+                        prev_kv: rng.random(),
+                        ..DeleteOp::default()
+                    })),
+                    7 => {
+                        let (key, end) = *INTERVALS.choose(rng).expect("not empty");
+                        ops.push(Op::Delete(DeleteOp {
+                            key: text(key),
+                            range_end: text(end),
+                            prev_kv: rng.random(),
+                        }));
+                    }
+                    8 => ops.push(Op::Range(RangeOp { key, ..RangeOp::default() })),
+                    _ => ops.push(Op::Range(interval(rng))),
+                }
+            }
+            ops
+        };
+        let (success, failure) = (branch(rng), branch(rng));
+        Op::Txn(TxnOp { compare, success, failure })
     }
 
     fn read_back(&self, rng: &mut ChaCha8Rng) -> Op {

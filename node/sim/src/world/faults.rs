@@ -3,10 +3,11 @@
 use super::{Event, NodeEvent, World};
 use crate::network::Fate;
 use crate::sabotage::Sabotage;
+use holdfast_core::command::Decision;
 use holdfast_core::effects::Millis;
 use holdfast_core::group::{decode_raft, encode_raft};
 use holdfast_core::ids::NodeId;
-use holdfast_core::message::{self, Message, SequencerReply};
+use holdfast_core::message::{self, Message, RangeRequest, SequencerReply};
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
@@ -26,6 +27,7 @@ impl World {
         let bytes = match self.options.sabotage {
             Some(Sabotage::GrantTwice) => message::encode(&self.grant_twice(message)),
             Some(Sabotage::BoughtVotes) => message::encode(&Self::buy_vote(message)),
+            Some(Sabotage::HalfTransaction) => message::encode(&self.halve(message)),
             _ => message::encode(message),
         };
         let now = self.now;
@@ -34,6 +36,18 @@ impl World {
             Fate::Held(session) => self.network.hold(from, to, session, bytes),
             Fate::Lost => {}
         }
+    }
+
+    /// Now and then, a range hears the wrong end of a transaction.
+    fn halve(&mut self, message: &Message) -> Message {
+        let mut message = message.clone();
+        if let Message::Request(request) = &mut message
+            && let RangeRequest::Resolve { decision, .. } = &mut request.body
+            && self.rng.random_ratio(1, 10)
+        {
+            *decision = Decision::Aborted;
+        }
+        message
     }
 
     /// Now and then, a grant is the same as one given to somebody else.

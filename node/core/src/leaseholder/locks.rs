@@ -1,0 +1,260 @@
+//! The leaseholder's side of a transaction over several ranges: the range is locked for it, and
+//! until it is resolved nothing else is planned, and nothing at a later revision is read.
+//!
+//! Invariants: a lock is proposed only when nothing is pending; while one is proposed or stands, no
+//! command is planned; while one stands, what the sequencer answers is put aside, so that no read
+//! and no watermark at or above the transaction's revision leaves before its changes are in the
+//! state (I20 and I21 of docs/protocol.md, with the range as the unit that is locked).
+
+use super::{Asked, Asker, Cookie, Leaseholder, Out, View, Work};
+use crate::command::{Decision, Entry};
+use crate::dedup::Seen;
+use crate::error::Misrouted;
+use crate::ids::{NodeId, RequestId, Revision};
+use crate::message::{InternalReply, LockedRead, LockedRows, Outcome, SequencerReply, Want};
+use crate::read::ReadWork;
+use crate::state::{REVISION_MAX, StateReads};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+
+/// Transactions whose end is on its way to the log.
+const RESOLVING_MAX: usize = 4096;
+/// Answers of the sequencer that are put aside while a lock stands. Each belongs to a request that
+/// was taken before, and there are no more of those than gateways may have under way.
+const ASIDE_MAX: usize = 100_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    /// A lock on its way through the log.
+    locking: Option<Asked>,
+    /// The transaction whose lock stands.
+    held: Option<RequestId>,
+    /// What the sequencer answered meanwhile.
+    aside: VecDeque<(Cookie, SequencerReply)>,
+    /// The newest revision among those answers.
+    newest: Revision,
+    /// Ends of locks on their way through the log, with those who wait.
+    resolving: BTreeMap<RequestId, Vec<Asker>>,
+    /// For the log.
+    entries: Vec<Entry>,
+}
+
+/// What is locked, and what is read under the lock.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    /// The coordinator.
+    pub node: NodeId,
+    /// What it wants to know.
+    pub reads: Vec<LockedRead>,
+}
+
+impl Locks {
+    pub(super) fn are_idle(&self) -> bool {
+        self.held.is_none() && self.locking.is_none() && self.resolving.is_empty()
+    }
+
+    /// True if nothing may be planned.
+    pub(super) fn bar(&self) -> bool {
+        self.held.is_some() || self.locking.is_some()
+    }
+
+    /// True if nothing may be read that was asked for now.
+    pub(super) fn stand(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub(super) fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    pub(super) fn abandon(&mut self, reason: &Misrouted, out: &mut Out) {
+        let this = std::mem::take(self);
+        if let Some(asked) = this.locking {
+            out.misrouted(asked.asker, reason.clone());
+        }
+        for (cookie, _) in this.aside {
+            match cookie {
+                Cookie::Read(asker, _) => out.misrouted(asker, reason.clone()),
+                Cookie::Probe(asked) | Cookie::Cleared(asked) => {
+                    out.misrouted(asked.asker, reason.clone());
+                }
+                Cookie::Write(_) | Cookie::Watermark => {}
+            }
+        }
+        for asker in this.resolving.into_values().flatten() {
+            out.misrouted(asker, reason.clone());
+        }
+    }
+}
+
+impl Leaseholder {
+    /// True if the range is locked, or about to be.
+    pub fn is_locked(&self) -> bool {
+        self.locks.bar()
+    }
+
+    /// Entries for the log that are no commands.
+    pub fn take_entries(&mut self) -> Vec<Entry> {
+        self.locks.take_entries()
+    }
+
+    /// A repeated delivery of the lock that stands or is on its way. False: it is not one.
+    pub(super) fn lock_again(&mut self, asked: &Asked, view: &View<'_>, out: &mut Out) -> bool {
+        let Work::Lock(lock) = &asked.work else { return false };
+        if self.locks.held == Some(asked.id) {
+            out.locked(asked.asker, lock, view);
+            return true;
+        }
+        match &mut self.locks.locking {
+            // Its gateway takes the answer to the last delivery only.
+            Some(first) if first.id == asked.id => {
+                first.asker = asked.asker;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    pub(super) fn plan_lock(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
+        let Work::Lock(lock) = &asked.work else { unreachable!("called for these only") };
+        if !lock.reads.iter().all(|read| view.span.covers(&read.span)) {
+            return out.misrouted(asked.asker, Misrouted::RangeMoved);
+        }
+        match view.dedup.seen(asked.id) {
+            Seen::New => {}
+            Seen::Done(_) => {
+                out.outcomes.push((asked.asker, Outcome::Internal(InternalReply::Ended)));
+                return;
+            }
+            Seen::Stale => return,
+        }
+        if !self.pending.is_empty() {
+            self.blocked.push_back(asked);
+            return;
+        }
+        self.locks.entries.push(Entry::Lock { txn: asked.id, node: lock.node });
+        self.locks.locking = Some(asked);
+    }
+
+    /// The end of a transaction's lock, or of one that never came.
+    pub fn resolve(
+        &mut self,
+        (txn, settled_below): (RequestId, u64),
+        decision: Decision,
+        asker: Asker,
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
+        let held = self.locks.held == Some(txn);
+        // What has ended needs no further end; of what never began here, only that it was aborted
+        // has to be remembered.
+        if !held && (view.dedup.seen(txn) != Seen::New || decision != Decision::Aborted) {
+            out.outcomes.push((asker, Outcome::Internal(InternalReply::Ok)));
+            return;
+        }
+        if let Some(waiting) = self.locks.resolving.get_mut(&txn) {
+            waiting.push(asker);
+            return;
+        }
+        if self.locks.resolving.len() >= RESOLVING_MAX {
+            return out.misrouted(asker, Misrouted::Busy);
+        }
+        self.locks.resolving.insert(txn, vec![asker]);
+        self.locks.entries.push(Entry::Resolve { txn, settled_below, decision });
+    }
+
+    /// The range lease begins with this lock, if any.
+    pub fn begin(&mut self, held: Option<RequestId>) {
+        self.locks.held = held;
+    }
+
+    /// Entries were applied; `held` is who has locked the range after them, and `resolved` are the
+    /// transactions that ended.
+    pub fn locks_applied(
+        &mut self,
+        held: Option<RequestId>,
+        resolved: &[RequestId],
+        view: &View<'_>,
+        out: &mut Out,
+    ) {
+        for txn in resolved {
+            for asker in self.locks.resolving.remove(txn).into_iter().flatten() {
+                out.outcomes.push((asker, Outcome::Internal(InternalReply::Ok)));
+            }
+        }
+        self.locks.held = held;
+        if let Some(asked) = self.locks.locking.take() {
+            let Work::Lock(lock) = &asked.work else { unreachable!("only locks are put there") };
+            if held == Some(asked.id) {
+                out.locked(asked.asker, lock, view);
+            } else if held.is_none() && view.dedup.seen(asked.id) == Seen::New {
+                self.locks.locking = Some(asked);
+            } else {
+                // It came too late: the transaction had ended here.
+                out.misrouted(asked.asker, Misrouted::Busy);
+            }
+        }
+        if self.locks.stand() {
+            return;
+        }
+        self.watermark = self.watermark.max(std::mem::take(&mut self.locks.newest));
+        let mut again = VecDeque::new();
+        for (cookie, reply) in std::mem::take(&mut self.locks.aside) {
+            match (cookie, reply) {
+                (Cookie::Read(asker, op), SequencerReply::Current(revision)) => {
+                    let compacted = view.compacted;
+                    out.reads.push((asker, ReadWork::At { op, revision, compacted }));
+                }
+                // The state has changed since: they are planned anew, before what came later.
+                (Cookie::Probe(asked) | Cookie::Cleared(asked), _) => again.push_back(asked),
+                (_, _) => {}
+            }
+        }
+        again.append(&mut self.blocked);
+        self.blocked = again;
+    }
+
+    /// Puts an answer aside while a lock stands.
+    pub(super) fn put_aside(&mut self, cookie: Cookie, reply: SequencerReply, out: &mut Out) {
+        if let SequencerReply::Current(revision) = reply {
+            self.locks.newest = self.locks.newest.max(revision);
+        }
+        if matches!(cookie, Cookie::Watermark) {
+            return;
+        }
+        if self.locks.aside.len() >= ASIDE_MAX {
+            return super::refuse_cookie_busy(cookie, out);
+        }
+        self.locks.aside.push_back((cookie, reply));
+    }
+}
+
+impl Out {
+    /// The range is locked: answers with what is wanted of it.
+    fn locked(&mut self, asker: Asker, lock: &Lock, view: &View<'_>) {
+        let rows = lock.reads.iter().map(|read| rows(read, view.state)).collect();
+        self.outcomes.push((asker, Outcome::Internal(InternalReply::Locked(rows))));
+    }
+}
+
+fn rows(read: &LockedRead, state: &dyn StateReads) -> LockedRows {
+    let revision = if read.revision > 0 { read.revision } else { REVISION_MAX };
+    let mut found = LockedRows::default();
+    if let (Some(key), Want::Values) = (read.span.single(), read.want) {
+        let version =
+            if revision == REVISION_MAX { state.latest(key) } else { state.at(key, revision) };
+        let version = version.filter(|version| version.value.is_some());
+        found.rows.extend(version.map(|version| (key.clone(), version)));
+        found.count = found.rows.len() as u64;
+        return found;
+    }
+    state.scan(&read.span, revision, read.want == Want::Values, &mut |key, version| {
+        found.count += 1;
+        if read.want != Want::Count {
+            found.rows.push((key, version));
+        }
+        ControlFlow::Continue(())
+    });
+    found
+}
