@@ -111,6 +111,7 @@ else
   export HOLDFAST_NODE="$CARGO_TARGET_DIR/debug/holdfast-node"
   go_tests "the tools of the comparison" bench -count=1 ./cmd/... ./internal/...
   go_tests "the etcd API, answer by answer beside etcd" bench -count=1 -timeout 30m ./conformance -target=holdfast
+  go_tests "the same with ranges cut between the keys" bench -count=1 -timeout 30m ./conformance -target=holdfast -ranges=many -run TestConformance
 fi
 if [ -z "$quick" ]; then
   e2e_tests "the promises on Kubernetes"

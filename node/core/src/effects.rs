@@ -124,6 +124,15 @@ pub enum Input {
         /// Everything up to here was seen.
         through: Revision,
     },
+    /// A [`ReadTask`] that measures a range is done.
+    Measured {
+        /// The range.
+        range: RangeId,
+        /// The generation of its descriptor that was measured.
+        generation: u64,
+        /// What it holds.
+        measure: crate::measure::Measure,
+    },
     /// A local client starts to watch.
     WatchCreate {
         /// Names the watch.

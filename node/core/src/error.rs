@@ -70,4 +70,10 @@ pub enum Misrouted {
     NoReplica,
     /// The range's queue is full: try again later.
     Busy,
+    /// As [`Misrouted::NotLeaseholder`], of a request whose command may be in the log already. The
+    /// next leaseholder of its keys knows.
+    Abandoned {
+        /// The leader this replica knows of.
+        hint: Option<NodeId>,
+    },
 }

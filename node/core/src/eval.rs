@@ -695,15 +695,8 @@ fn range_read(
         });
         return RangeResult { count, ..RangeResult::default() };
     }
-    let filtered = range.min_mod_revision != 0
-        || range.max_mod_revision != 0
-        || range.min_create_revision != 0
-        || range.max_create_revision != 0;
-    let fetch_max = if range.limit > 0 && range.sort_order == SortOrder::None && !filtered {
-        (range.limit as usize).saturating_add(1)
-    } else {
-        usize::MAX
-    };
+    let fetch_max =
+        if is_cut_first(range) { (range.limit as usize).saturating_add(1) } else { usize::MAX };
     let mut kvs = Vec::new();
     let mut count: i64 = 0;
     if let Some(key) = span.single() {
@@ -733,6 +726,16 @@ fn range_read(
     }
     let (kvs, more) = finish_range(range, kvs);
     RangeResult { kvs, more, count }
+}
+
+/// Is the limit taken in the order of the keys, before anything else? etcd sorts what is left then,
+/// one key more than it gives.
+pub fn is_cut_first(range: &RangeOp) -> bool {
+    let filtered = range.min_mod_revision != 0
+        || range.max_mod_revision != 0
+        || range.min_create_revision != 0
+        || range.max_create_revision != 0;
+    range.limit > 0 && range.sort_order == SortOrder::None && !filtered
 }
 
 /// Filters, sorts and cuts, in etcd's order. Used again when parts of several ranges are joined.

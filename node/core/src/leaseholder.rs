@@ -19,7 +19,7 @@ use crate::command::{Change, Command};
 use crate::dedup::{Dedup, Seen};
 use crate::error::{Error, Misrouted};
 use crate::eval::{self, LISTED_DELETES_MAX, Overlay, PENDING_BASE, Plan, PlanBase};
-use crate::ids::{NodeId, RequestId, Revision};
+use crate::ids::{NodeId, RangeId, RequestId, Revision};
 use crate::key::Span;
 use crate::message::{InternalReply, Outcome, SequencerItemKind, SequencerReply};
 use crate::read::ReadWork;
@@ -62,6 +62,14 @@ pub enum Work {
     RevokeLease(i64),
     /// Lock the range for a transaction, whose id is the request's.
     Lock(Lock),
+    /// Cut the range. Nothing may follow in the log that was planned before; what was proposed is
+    /// answered first, since nobody knows of it who asks for it in another range.
+    Cut {
+        /// First key of the new range.
+        key: bytes::Bytes,
+        /// Its id.
+        child: RangeId,
+    },
 }
 
 /// A request being carried out.
@@ -155,6 +163,8 @@ pub struct Leaseholder {
     watermark: Revision,
     /// Transactions over several ranges.
     locks: Locks,
+    /// A cut whose turn has come.
+    cut: Option<Asked>,
 }
 
 /// What a leaseholder needs to see while it works.
@@ -212,6 +222,7 @@ impl Leaseholder {
             Work::Op(op) => op,
             Work::RevokeLease(_) => return self.plan_revoke(asked, view, out),
             Work::Lock(_) => return self.plan_lock(asked, view, out),
+            Work::Cut { .. } => return self.plan_cut(asked),
         };
         if !op.spans().iter().all(|span| view.span.covers(span)) {
             return out.misrouted(asked.asker, Misrouted::RangeMoved);
@@ -306,6 +317,19 @@ impl Leaseholder {
         }
     }
 
+    fn plan_cut(&mut self, asked: Asked) {
+        if self.pending.is_empty() {
+            self.cut = Some(asked);
+        } else {
+            self.blocked.push_back(asked);
+        }
+    }
+
+    /// A cut to be proposed now. Whoever takes it gives up the lease.
+    pub fn take_cut(&mut self) -> Option<Asked> {
+        self.cut.take()
+    }
+
     fn plan_revoke(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
         let Work::RevokeLease(lease) = asked.work else { unreachable!("called for these only") };
         match view.dedup.seen(asked.id) {
@@ -380,7 +404,7 @@ impl Leaseholder {
             return self.put_aside(cookie, reply, out);
         }
         // A lock is on its way: nothing is planned any more, not even what was asked for before.
-        if let (true, Cookie::Probe(asked)) = (self.locks.bar(), &cookie) {
+        if let (true, Cookie::Probe(asked)) = (self.locks.bar() || self.cut.is_some(), &cookie) {
             self.blocked.push_front(asked.clone());
             return;
         }
@@ -474,7 +498,9 @@ impl Leaseholder {
     /// True while a command is pending whose changes the overlay cannot show.
     fn is_barred(&self) -> bool {
         let last = self.pending.back();
-        last.is_some_and(|last| matches!(last.change, Change::DeleteSpan(_))) || self.locks.bar()
+        last.is_some_and(|last| matches!(last.change, Change::DeleteSpan(_)))
+            || self.locks.bar()
+            || self.cut.is_some()
     }
 
     fn forget(&mut self, pending: &Pending) {
@@ -552,7 +578,7 @@ impl Leaseholder {
                         OpResult::Delete { deleted: mutations.len() as i64, prev_kvs: Vec::new() };
                     out.done(asker, Ok(Response::Kv { revision, result }));
                 }
-                (Work::Lock(_), _) => unreachable!("a lock is no command"),
+                (Work::Lock(_) | Work::Cut { .. }, _) => unreachable!("it is no command"),
                 (Work::Op(op), None) => {
                     let (op, compacted) = (op.clone(), view.compacted);
                     out.reads.push((asker, ReadWork::Replay { op, revision, compacted }));
@@ -603,6 +629,8 @@ impl Leaseholder {
     pub fn abandon(&mut self, hint: Option<NodeId>, out: &mut Out) {
         let reason = Misrouted::NotLeaseholder { hint };
         for pending in self.pending.drain(..) {
+            let proposed = pending.proposed.then_some(Misrouted::Abandoned { hint });
+            let reason = proposed.unwrap_or_else(|| reason.clone());
             for asker in pending.also.iter().copied().chain([pending.asked.asker]) {
                 out.misrouted(asker, reason.clone());
             }
@@ -614,6 +642,9 @@ impl Leaseholder {
             out.misrouted(asked.asker, reason.clone());
         }
         self.locks.abandon(&reason, out);
+        if let Some(asked) = self.cut.take() {
+            out.misrouted(asked.asker, reason.clone());
+        }
         self.by_id.clear();
         self.overlay.clear();
         self.granted.clear();

@@ -15,6 +15,7 @@ pub mod state;
 
 pub mod descriptor;
 
+pub mod measure;
 pub mod message;
 
 pub mod effects;

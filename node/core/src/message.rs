@@ -207,6 +207,8 @@ pub enum RangeRequest {
         node: NodeId,
         /// What it reads, all inside the range; also names the keys that it may write.
         reads: Vec<LockedRead>,
+        /// Wait for another transaction's lock. Only one that locks its ranges in key order may.
+        wait: bool,
     },
     /// End a transaction's lock.
     Resolve {
@@ -362,7 +364,8 @@ pub enum InternalReply {
     First(Revision),
     /// The range is locked for the transaction; an answer to each read.
     Locked(Vec<LockedRows>),
-    /// The transaction has ended in this range already.
+    /// The range is not locked for the transaction: it has ended there already, or did not want to
+    /// wait.
     Ended,
     /// What was decided on a transaction.
     Decided(Verdict),
@@ -404,6 +407,12 @@ pub enum SequencerItemKind {
     },
     /// The last revision granted.
     Read,
+    /// The last revision granted, for a transaction that has locked its ranges. Refused if it was
+    /// ended meanwhile, since its locks may stand no more.
+    ReadLocked {
+        /// The transaction.
+        txn: RequestId,
+    },
 }
 
 /// One answer of the sequencer.

@@ -29,6 +29,9 @@ const ANSWERS_MAX: u64 = 1024;
 /// Decisions to reprotect that are remembered, so that a repetition has no effect.
 const OPERATIONS_MAX: usize = 64;
 
+/// In the place of a revision: the transaction was seen not to be possible, and got none.
+pub const NO_NUMBER: Revision = 0;
+
 /// A client lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRecord {
@@ -179,6 +182,11 @@ impl MetaState {
         &self.ranges
     }
 
+    /// Has the directory heard of a range by the log, not only from peers?
+    pub fn is_logged(&self, range: RangeId) -> bool {
+        self.logged.contains_key(&range)
+    }
+
     /// Who may serve a range.
     pub fn registration(&self, range: RangeId) -> Option<Registration> {
         self.registrations.get(&range).copied()
@@ -192,6 +200,12 @@ impl MetaState {
     /// Transactions over several ranges.
     pub fn transactions(&self) -> &Transactions {
         &self.transactions
+    }
+
+    /// Do all these client leases exist, so that keys may be attached to them?
+    pub fn grants(&self, leases: &[(LeaseId, RangeId)]) -> bool {
+        let lives = |lease| self.leases.get(lease).is_some_and(|record| !record.revoking);
+        leases.iter().all(|(lease, _)| lives(lease))
     }
 
     /// Alarms raised.
@@ -399,10 +413,10 @@ impl MetaState {
         if let Some(verdict) = self.transactions.decided(txn) {
             return verdict;
         }
-        let lives = |lease| self.leases.get(lease).is_some_and(|record| !record.revoking);
-        if !leases.iter().all(|(lease, _)| lives(lease)) {
+        let granted = self.grants(leases);
+        if !granted || revision == NO_NUMBER {
             self.transactions.abort(txn, rows);
-            return Verdict::LeaseNotFound;
+            return if granted { Verdict::Aborted } else { Verdict::LeaseNotFound };
         }
         for (lease, range) in leases {
             if let Some(record) = self.leases.get_mut(lease)

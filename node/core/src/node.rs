@@ -37,6 +37,7 @@ mod lifetimes;
 mod members;
 mod meta_service;
 mod routing;
+mod splitting;
 mod status;
 mod transactions;
 mod watching;
@@ -44,6 +45,7 @@ mod watching;
 use lifetimes::Departures;
 use meta_service::{MetaService, Question};
 use routing::Router;
+pub(crate) use splitting::Growth;
 use watching::Watching;
 
 /// A pause of this process longer than this (in milliseconds) means that its idea of who was
@@ -66,12 +68,21 @@ pub struct Config {
     pub election_ms: Millis,
     /// Bytes of log kept for members that are behind (all ranges together).
     pub log_budget: u64,
+    /// Bytes of live data above which a range is cut in two; 0 is never.
+    pub split_bytes: u64,
 }
 
 impl Config {
     /// Defaults for a node.
     pub fn new(node: NodeId, incarnation: u64) -> Self {
-        Self { node, incarnation, tick_ms: 100, election_ms: 1000, log_budget: 1 << 30 }
+        Self {
+            node,
+            incarnation,
+            tick_ms: 100,
+            election_ms: 1000,
+            log_budget: 1 << 30,
+            split_bytes: 256 << 20,
+        }
     }
 
     fn election_ticks(&self) -> usize {
@@ -329,6 +340,9 @@ impl Node {
                 self.watch_create(token, span, start, prev_kv);
             }
             Input::WatchCancel { token } => self.watch_cancel(token),
+            Input::Measured { range, generation, measure } => {
+                self.measured(range, generation, measure);
+            }
             Input::DiskFull { full } => self.full = full,
             Input::Shutdown => self.shutdown(),
         }
@@ -441,6 +455,10 @@ impl Node {
                     replica.leaseholder.abandon(None, &mut self.out);
                     break;
                 }
+            }
+            if let Some(cut) = replica.leaseholder.take_cut() {
+                self.propose_cut(range, cut);
+                continue;
             }
             for entry in replica.leaseholder.take_entries() {
                 self.counters.proposals += 1;

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::eval;
 use crate::feed::FeedId;
-use crate::ids::{NodeId, Revision};
+use crate::ids::{NodeId, RangeId, Revision};
 use crate::key::Span;
 use crate::request::{Op, Response};
 use crate::state::StateReads;
@@ -62,6 +62,15 @@ pub enum ReadWork {
         /// History below this is gone.
         compacted: Revision,
     },
+    /// Measure a range: answer with [`crate::effects::Input::Measured`].
+    Measure {
+        /// The range.
+        range: RangeId,
+        /// The generation of its descriptor.
+        generation: u64,
+        /// Its keys.
+        span: Span,
+    },
     /// Find the events of a feed: answer with [`crate::effects::Input::FeedScanned`].
     Feed {
         /// The feed.
@@ -85,7 +94,7 @@ impl ReadTask {
     pub fn is_small(&self) -> bool {
         let op = match &self.work {
             ReadWork::At { op, .. } | ReadWork::Replay { op, .. } => op,
-            ReadWork::Feed { .. } => return false,
+            ReadWork::Feed { .. } | ReadWork::Measure { .. } => return false,
         };
         op.spans().iter().all(|span| span.single().is_some())
     }
@@ -93,7 +102,8 @@ impl ReadTask {
     /// Runs a read of an operation.
     ///
     /// # Panics
-    /// For [`ReadWork::Feed`], which has its own answer (see [`crate::feed::scan`]).
+    /// For [`ReadWork::Feed`] and [`ReadWork::Measure`], which have answers of their own (see
+    /// [`crate::feed::scan`] and [`crate::measure::measure`]).
     pub fn run(&self, state: &dyn StateReads) -> Result<Response, Error> {
         match &self.work {
             ReadWork::At { op, revision, compacted } => {
@@ -102,7 +112,9 @@ impl ReadTask {
             ReadWork::Replay { op, revision, compacted } => {
                 eval::replay(op, *revision, *compacted, state)
             }
-            ReadWork::Feed { .. } => unreachable!("a feed scan has its own answer"),
+            ReadWork::Feed { .. } | ReadWork::Measure { .. } => {
+                unreachable!("it has an answer of its own")
+            }
         }
     }
 }

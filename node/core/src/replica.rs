@@ -16,6 +16,7 @@ use crate::ids::{Index, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
 use crate::leaseholder::{Asker, Leaseholder};
 use crate::message::RoutedRequest;
+use crate::node::Growth;
 use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -134,6 +135,8 @@ pub struct Replica {
     pub lease: Lease,
     /// What the lease holder does.
     pub leaseholder: Leaseholder,
+    /// How it has grown.
+    pub growth: Growth,
     /// Who watches.
     pub subscribers: BTreeMap<FeedId, Subscriber>,
     /// Sleeps: no ticks.
@@ -196,6 +199,7 @@ impl Replica {
             intent_since: None,
             lease: Lease::None,
             leaseholder: Leaseholder::default(),
+            growth: Growth::default(),
             subscribers: BTreeMap::new(),
             asleep: false,
             idle_ticks: 0,
@@ -410,6 +414,7 @@ impl Replica {
             }
         }
         done.batch.applied = self.applied;
+        self.growth.applied(&done.batch.mutations);
         self.dedup.take_rows(&mut done.batch.system);
         if self.revision != revision_before {
             done.batch.system.push(SystemRow {
@@ -542,6 +547,7 @@ impl Replica {
             next_replica: descriptor.next_replica,
         };
         descriptor.span.end = Some(key.clone());
+        self.growth.cut();
         done.changed = true;
         done.batch.system.push(descriptor_row(descriptor));
         let parent_generation = descriptor.generation;

@@ -199,7 +199,8 @@ impl<T> Sequencer<T> {
     /// A node wants (or does not want) to hear when the counter moves.
     pub fn want_hints(&mut self, node: NodeId, wanted: bool) {
         if wanted {
-            self.hints.entry(node).or_insert(0);
+            // What it was told before may have been lost with a connection.
+            self.hints.insert(node, 0);
         } else {
             self.hints.remove(&node);
         }
@@ -294,6 +295,12 @@ impl<T> Sequencer<T> {
         }
         match &item.kind {
             SequencerItemKind::Read => Some(SequencerReply::Current(self.current())),
+            // A lock ends before its time only by a decision that is applied here.
+            SequencerItemKind::ReadLocked { txn } => {
+                let stands = meta.transactions().decided(*txn).is_none();
+                let current = SequencerReply::Current(self.current());
+                Some(if stands { current } else { SequencerReply::Fenced })
+            }
             SequencerItemKind::Grant { leases } => {
                 let mut wait = false;
                 for lease in leases {

@@ -76,6 +76,8 @@ pub struct ReplicaStatus {
     pub asleep: bool,
     /// A transaction over several ranges has locked it.
     pub locked: bool,
+    /// Bytes of live data, if they were measured since this node has led it.
+    pub size: Option<u64>,
     /// The watermark.
     pub watermark: Revision,
     /// If it leads: (node, matched index, caught up and heard of) of every voter.

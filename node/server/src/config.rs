@@ -98,6 +98,9 @@ pub struct ServeArgs {
     /// Log kept on this node for nodes that are away shortly; beyond it they get a snapshot
     #[arg(long, env = "HOLDFAST_LOG_BUDGET", value_name = "SIZE", default_value = "1GiB")]
     pub log_budget: ByteSize,
+    /// Live data above which a range is cut in two; 0 is never
+    #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE", default_value = "256MiB")]
+    pub split_size: ByteSize,
     /// Memory for cached pages of the state
     #[arg(long, env = "HOLDFAST_CACHE", value_name = "SIZE", default_value = "256MiB")]
     pub cache: ByteSize,
@@ -174,6 +177,8 @@ pub struct Config {
     pub election: Duration,
     /// Bytes of log kept for nodes that are away.
     pub log_budget: u64,
+    /// Bytes of live data above which a range is cut; 0 is never.
+    pub split_bytes: u64,
     /// Bytes of cached pages.
     pub cache: u64,
     /// Snapshot bytes a second.
@@ -269,6 +274,7 @@ impl Config {
             tick: Duration::from_millis(args.tick_ms),
             election: Duration::from_millis(args.election_ms),
             log_budget: args.log_budget.0,
+            split_bytes: args.split_size.0,
             cache: args.cache.0,
             snapshot_rate: args.snapshot_rate.0.max(1 << 20),
             max_request_bytes: args.max_request_bytes.0 as usize,

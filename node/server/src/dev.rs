@@ -16,7 +16,7 @@ mod ready;
 mod reprotect;
 
 use crate::cli::{ClientSecurity, Failure};
-use crate::config::{HumanDuration, SplitKeys};
+use crate::config::{ByteSize, HumanDuration, SplitKeys};
 use clap::Args;
 use cluster::Cluster;
 use process::{Ended, Node};
@@ -58,6 +58,9 @@ pub struct DevArgs {
     /// First keys of the ranges that the cluster starts with: text, or hex after 0x
     #[arg(long, value_name = "K1,K2,...")]
     pub split_keys: Option<SplitKeys>,
+    /// Live data above which a range is cut in two, 0 for never [default: 256MiB]
+    #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE")]
+    pub split_size: Option<ByteSize>,
     /// Start node I of an existing cluster again, and stay in the foreground with it
     #[arg(long, value_name = "I")]
     pub rejoin: Option<usize>,

@@ -162,6 +162,7 @@ impl Running {
             tick_ms: config.tick.as_millis() as u64,
             election_ms: config.election.as_millis() as u64,
             log_budget: config.log_budget,
+            split_bytes: config.split_bytes,
         };
         let Stores { log, state, boots } = stores;
         let ranges = boots.len();

@@ -541,6 +541,8 @@ impl StoreLoop {
             ReadWork::At { compacted, .. } => *compacted,
             ReadWork::Replay { revision, .. } => *revision,
             ReadWork::Feed { from, .. } => *from - 1,
+            // The newest state is what it is about.
+            ReadWork::Measure { .. } => holdfast_core::state::REVISION_MAX,
         })
     }
 

@@ -62,6 +62,8 @@ impl Plan {
         // absent member needs a raft snapshot.
         let kept = *[2_000, 100, 10].choose(&mut rng).expect("not empty");
         options.log_budget = kept * 512;
+        // Ranges that are cut by themselves, as long as there are keys to cut between.
+        options.split_bytes = *[0, 0, 100, 1_000].choose(&mut rng).expect("not empty");
         options.election_ms = *[1000, 1000, 500].choose(&mut rng).expect("not empty");
         Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false }
     }

@@ -66,6 +66,8 @@ pub struct Options {
     pub election_ms: Millis,
     /// Bytes of log kept for members that are behind.
     pub log_budget: u64,
+    /// Bytes of live data above which a range is cut.
+    pub split_bytes: u64,
     /// Disks.
     pub disk: DiskDelays,
     /// A deliberate fault of the world that breaks its contract with the core.
@@ -84,6 +86,7 @@ impl Options {
             split_keys: vec![Bytes::from_static(b"k3"), Bytes::from_static(b"k6")],
             election_ms: 1000,
             log_budget: 1 << 20,
+            split_bytes: 0,
             disk: DiskDelays { sync_max: 2, slow_one_in: 0, slow_max: 0, flush_max: 1000 },
             sabotage: None,
             verbose: false,

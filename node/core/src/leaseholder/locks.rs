@@ -47,6 +47,8 @@ pub struct Lock {
     pub node: NodeId,
     /// What it wants to know.
     pub reads: Vec<LockedRead>,
+    /// Wait for another transaction's lock, rather than be refused.
+    pub wait: bool,
 }
 
 impl Locks {
@@ -106,10 +108,15 @@ impl Leaseholder {
             out.locked(asked.asker, lock, view);
             return true;
         }
+        let barred = self.locks.bar();
         match &mut self.locks.locking {
             // Its gateway takes the answer to the last delivery only.
             Some(first) if first.id == asked.id => {
                 first.asker = asked.asker;
+                true
+            }
+            Some(_) | None if barred && !lock.wait => {
+                out.refuse_lock(asked.asker);
                 true
             }
             Some(_) | None => false,
@@ -123,10 +130,7 @@ impl Leaseholder {
         }
         match view.dedup.seen(asked.id) {
             Seen::New => {}
-            Seen::Done(_) => {
-                out.outcomes.push((asked.asker, Outcome::Internal(InternalReply::Ended)));
-                return;
-            }
+            Seen::Done(_) => return out.refuse_lock(asked.asker),
             Seen::Stale => return,
         }
         if !self.pending.is_empty() {
@@ -135,6 +139,14 @@ impl Leaseholder {
         }
         self.locks.entries.push(Entry::Lock { txn: asked.id, node: lock.node });
         self.locks.locking = Some(asked);
+        // Those that must not wait for a lock wait no longer.
+        self.blocked.retain(|other| match &other.work {
+            Work::Lock(lock) if !lock.wait => {
+                out.refuse_lock(other.asker);
+                false
+            }
+            Work::Lock(_) | Work::Op(_) | Work::RevokeLease(_) | Work::Cut { .. } => true,
+        });
     }
 
     /// The end of a transaction's lock, or of one that never came.
@@ -231,6 +243,10 @@ impl Leaseholder {
 }
 
 impl Out {
+    fn refuse_lock(&mut self, asker: Asker) {
+        self.outcomes.push((asker, Outcome::Internal(InternalReply::Ended)));
+    }
+
     /// The range is locked: answers with what is wanted of it.
     fn locked(&mut self, asker: Asker, lock: &Lock, view: &View<'_>) {
         let rows = lock.reads.iter().map(|read| rows(read, view.state)).collect();

@@ -8,7 +8,7 @@ use crate::effects::{Persist, ReplicaBoot, SnapshotEffect};
 use crate::error::{Error, Misrouted};
 use crate::group::{Group, decode_raft};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
-use crate::leaseholder::{Asker, View};
+use crate::leaseholder::{Asked, Asker, View, Work};
 use crate::message::{Message, Outcome};
 use crate::replica::{Lease, Replica, Split};
 use crate::request::Response;
@@ -124,8 +124,8 @@ impl Node {
         asker: Asker,
         id: RequestId,
         range: RangeId,
-        key: Bytes,
-        child: RangeId,
+        (key, child): (Bytes, RangeId),
+        state: &dyn StateReads,
     ) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = &replica.descriptor else { return };
@@ -136,24 +136,37 @@ impl Node {
             Some(format!("{range} starts at {} already", crate::key::printable(&key)))
         } else if replica.admin.is_some() {
             Some(format!("{range} is being changed already: try again"))
-        } else if replica.leaseholder.is_locked() {
-            // A cut would have to share the lock with both halves. It is over soon.
-            return self.out.misrouted(asker, Misrouted::Busy);
         } else {
             None
         };
         if let Some(refusal) = refusal {
             return self.outcome(asker, Outcome::Done(Err(Error::Refused(refusal))));
         }
+        let asked =
+            Asked { asker, id, settled_below: 0, again: false, work: Work::Cut { key, child } };
+        self.with_leaseholder(range, state, |holder, view, out| holder.ask(asked, view, out));
+        self.router.proposing(range);
+    }
+
+    /// A cut whose turn has come: nothing is under way in the range.
+    pub(super) fn propose_cut(&mut self, range: RangeId, asked: Asked) {
+        let Asked { asker, id, work, .. } = asked;
+        let Work::Cut { key, child } = work else { unreachable!("only cuts are put there") };
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(descriptor) = &replica.descriptor else { return };
+        if !descriptor.span.contains(&key) || descriptor.span.start == key {
+            // Another one came first.
+            return self.out.misrouted(asker, Misrouted::RangeMoved);
+        }
         let entry =
             crate::command::Entry::Split { id, key, child, generation: descriptor.generation };
-        if !replica.group.propose(entry.encode()) {
-            return self.out.misrouted(asker, Misrouted::Busy);
-        }
-        // Nothing may follow the cut in this log that was evaluated before it: the lease comes
-        // back, with the new descriptor, when the cut is applied.
+        let taken = replica.admin.is_none() && replica.group.propose(entry.encode());
+        // Nothing may follow the cut in this log that was planned before it: the lease comes back,
+        // with the new descriptor, when the cut is applied.
         self.lease_lost(range);
-        if let Some(replica) = self.replicas.get_mut(&range) {
+        if !taken {
+            self.out.misrouted(asker, Misrouted::Busy);
+        } else if let Some(replica) = self.replicas.get_mut(&range) {
             replica.admin = Some(asker);
         }
         self.dirty.insert(range);
@@ -217,6 +230,8 @@ impl Node {
         );
         let mut replica =
             Replica::new(id, group, START, &rows).expect("rows written above can be read");
+        // It may be too large still.
+        replica.growth.written = self.config.split_bytes;
         if leads {
             replica.group.campaign();
         } else {

@@ -94,6 +94,13 @@ impl Node {
                 if read.sort_target == SortTarget::Value {
                     piece.keys_only = false;
                 }
+                // Without an order, etcd cuts before it sorts, and sorts one key more than it gives.
+                piece.limit = if eval::is_cut_first(&read) || read.sort_target == SortTarget::Key {
+                    read.limit.saturating_add(i64::from(read.limit > 0))
+                } else {
+                    0
+                };
+                piece.sort_target = SortTarget::Key;
                 requests.push((part, range.id, piece));
             }
         }
@@ -243,6 +250,9 @@ fn join(gather: Gather) -> Result<Response, Error> {
             kvs.extend(found.kvs);
             count += found.count;
             more |= found.more;
+        }
+        if eval::is_cut_first(read) {
+            kvs.truncate(usize::try_from(read.limit).unwrap_or(usize::MAX).saturating_add(1));
         }
         let (kvs, cut) = eval::finish_range(read, kvs);
         let result = OpResult::Range(RangeResult { kvs, more: more || cut, count });

@@ -52,6 +52,7 @@ impl Node {
         self.raft_ticks();
         self.liveness_tick();
         self.meta_tick();
+        self.splitting_tick();
     }
 
     fn raft_ticks(&mut self) {
@@ -389,9 +390,7 @@ impl Node {
             let next = self
                 .replicas
                 .values()
-                .filter(|replica| {
-                    replica.parent.is_some() || !self.meta.ranges().contains_key(&replica.range)
-                })
+                .filter(|replica| !self.meta.is_logged(replica.range))
                 .filter_map(|replica| replica.descriptor.as_ref())
                 .find(|other| other.id != META_RANGE && other.span.start == start);
             if let Some(next) = next {
@@ -522,14 +521,21 @@ impl Node {
         if waits == Some(true) {
             self.unblock.insert(range);
         }
+        let mut again = false;
         self.router.proposing(range);
         if let Some(replica) = self.replicas.get_mut(&range) {
             if watermark {
                 replica.asking_watermark = false;
+                // The counter moved on while this was on its way, and may not move again.
+                again = matches!(reply, crate::message::SequencerReply::Current(revision)
+                    if revision < self.watching.hinted);
             }
             if !replica.subscribers.is_empty() {
                 self.watching.moved.insert(range);
             }
+        }
+        if again {
+            self.ask_watermark(range);
         }
     }
 

@@ -54,6 +54,10 @@ pub(super) enum Owner {
     LeaseKeys(u64),
     /// A range id for a split by a client.
     SplitId(ClientToken, Bytes),
+    /// A range id for cutting a range of this node, at this key.
+    Cut(RangeId, Bytes),
+    /// That cut.
+    CutAt(RangeId),
     /// A lock for a transaction of this gateway, by its place among the transaction's ranges.
     Lock(u64, usize),
     /// The decision on a transaction of this gateway.
@@ -84,6 +88,8 @@ struct Pending {
     out: bool,
     /// What became of an attempt before the last is not known: it may still be carried out.
     doubtful: bool,
+    /// An attempt may have been carried out, which whoever has its keys now would know.
+    uncertain: bool,
 }
 
 /// See the module.
@@ -194,6 +200,8 @@ impl Router {
             | Owner::Revoke(..)
             | Owner::LeaseKeys(_)
             | Owner::SplitId(..)
+            | Owner::Cut(..)
+            | Owner::CutAt(_)
             | Owner::Lock(..)
             | Owner::Commit(_)
             | Owner::Resolve(..)
@@ -378,6 +386,7 @@ impl Node {
                 token: sequence,
                 out: false,
                 doubtful: false,
+                uncertain: false,
             },
         );
         sequence
@@ -549,18 +558,26 @@ impl Node {
                 });
                 self.router.proposing.insert(range);
             }
+            // What the transaction changes may be decided already.
+            RangeRequest::LeaseKeys { .. } if replica.intent.is_some() => {
+                self.out.misrouted(asker, Misrouted::Busy);
+            }
             RangeRequest::LeaseKeys { lease } => {
                 let span = replica.descriptor.as_ref().map(|own| own.span.clone());
                 let keys = span.map_or_else(Vec::new, |span| state.lease_keys(lease, &span));
                 self.outcome(asker, Outcome::Internal(InternalReply::Keys(keys)));
             }
-            RangeRequest::Lock { txn, node, reads } => {
+            RangeRequest::Lock { txn, node, reads, wait } => {
                 let asked = crate::leaseholder::Asked {
                     asker,
                     id: txn,
                     settled_below,
                     again,
-                    work: crate::leaseholder::Work::Lock(crate::leaseholder::Lock { node, reads }),
+                    work: crate::leaseholder::Work::Lock(crate::leaseholder::Lock {
+                        node,
+                        reads,
+                        wait,
+                    }),
                 };
                 self.with_leaseholder(range, state, |holder, view, out| {
                     holder.ask(asked, view, out);
@@ -573,7 +590,9 @@ impl Node {
                 });
                 self.router.proposing.insert(range);
             }
-            RangeRequest::Split { key, child } => self.serve_split(asker, id, range, key, child),
+            RangeRequest::Split { key, child } => {
+                self.serve_split(asker, id, range, (key, child), state);
+            }
             RangeRequest::ChangeReplicas { add, remove, generation } => {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
             }
@@ -630,8 +649,9 @@ impl Node {
         // Whoever says so has not carried it out, and will not.
         pending.out = false;
         let mut eager = false;
+        pending.uncertain |= matches!(reason, Misrouted::Abandoned { .. });
         match reason {
-            Misrouted::NotLeaseholder { hint } => {
+            Misrouted::NotLeaseholder { hint } | Misrouted::Abandoned { hint } => {
                 if let Some(range) = range {
                     match hint {
                         Some(hint) if Some(*hint) != from && *hint != me => {
@@ -662,10 +682,7 @@ impl Node {
     fn is_several_now(&self, sequence: u64) -> bool {
         let Some(pending) = self.router.pending.get(&sequence) else { return false };
         match (&pending.owner, &pending.body) {
-            // What an earlier copy did is known to the range that it went to only.
-            (Owner::Client(_) | Owner::Gather(..), RangeRequest::Kv(op)) => {
-                !pending.doubtful && self.is_in_several(op)
-            }
+            (Owner::Client(_) | Owner::Gather(..), RangeRequest::Kv(op)) => self.is_in_several(op),
             // Its range is another one now, whatever that holds.
             (Owner::Lock(..), _) => true,
             (_, _) => false,
@@ -684,6 +701,12 @@ impl Node {
         match (pending.owner, pending.body) {
             (Owner::Client(token), RangeRequest::Kv(op)) if op.is_read_only() => {
                 self.start_gather(token, pending.deadline, op);
+            }
+            // What an earlier attempt did, no transaction with another id can know.
+            (owner @ Owner::Client(_), RangeRequest::Kv(_))
+                if pending.doubtful || pending.uncertain =>
+            {
+                self.finish(owner, Err(Error::TimedOut));
             }
             (Owner::Client(token), RangeRequest::Kv(op)) => {
                 self.start_transaction(token, pending.deadline, op);
@@ -716,6 +739,7 @@ impl Node {
             }
             Owner::Resolve(transaction, part) => self.send_resolve(transaction, part),
             Owner::Sweep(txn, range) => self.sweep_range(txn, range),
+            Owner::Cut(range, _) | Owner::CutAt(range) => self.cut_ended(range),
             // Whoever needs it asks again.
             Owner::Settle(..) | Owner::Register(_) | Owner::Nobody => {}
         }
@@ -727,6 +751,7 @@ impl Node {
                 self.collected(collect, keys);
             }
             (Owner::Lock(transaction, part), reply) => self.lock_answered(transaction, part, reply),
+            (Owner::Cut(range, key), InternalReply::Range(child)) => self.cut_at(range, key, child),
             (Owner::Commit(transaction), InternalReply::Decided(verdict)) => {
                 self.decided(transaction, verdict);
             }

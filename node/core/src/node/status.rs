@@ -74,6 +74,7 @@ impl Node {
             applied: replica.applied.index,
             asleep: replica.asleep,
             locked: replica.intent.is_some(),
+            size: replica.growth.size.map(|size| size + replica.growth.written),
             watermark: replica.leaseholder.watermark().max(replica.revision),
             followers,
         }

@@ -1,9 +1,12 @@
 //! Transactions that write to several ranges, as their gateway coordinates them.
 //!
 //! ```text
-//!  lock the ranges, in key order ─► plan ─► commit in the meta log ─► answer ─► resolve the ranges
+//!  lock the ranges ─► plan ─► commit in the meta log ─► answer ─► resolve the ranges
 //!        └── moved, ended: abort all, start anew            └── this is the commit point
 //! ```
+//!
+//! The first attempt locks all ranges at once, and gives up if one is locked already; the next ones
+//! wait for each range in turn, in key order, so that no two wait for each other.
 //!
 //! Invariants: every attempt has an id of its own, and only its gateway asks for its commit, once
 //! all its locks stand; from then on nothing but the meta log says what became of it; a range that
@@ -20,8 +23,10 @@ use crate::ids::{LeaseId, META_RANGE, RangeId, RequestId, Revision};
 use crate::key::Span;
 use crate::leaseholder::Asker;
 use crate::message::{
-    InternalReply, LockedRead, LockedRows, MetaRequest, RangeRequest, Verdict, Want,
+    InternalReply, LockedRead, LockedRows, MetaRequest, RangeRequest, SequencerItem,
+    SequencerItemKind, Verdict, Want,
 };
+use crate::meta::NO_NUMBER;
 use crate::request::{Op, OpResult, Response};
 use crate::state::{Mutation, StateReads, Version};
 use bytes::Bytes;
@@ -58,7 +63,9 @@ struct Part {
 enum Stage {
     /// Starts anew at this time.
     Paused(Millis),
-    /// This part is being locked.
+    /// All parts are being locked at once, none of which waits for another transaction.
+    Trying,
+    /// This part is being locked, and waits for its turn.
     Locking(usize),
     /// Everything is locked: asks which revision that state is of.
     Locked,
@@ -89,6 +96,22 @@ impl Transaction {
     pub(super) fn client_left(&mut self) {
         self.client = None;
     }
+
+    /// Is the lock of this part awaited?
+    fn is_locking(&self, place: usize) -> bool {
+        match self.stage {
+            Stage::Trying => true,
+            Stage::Locking(now) => now == place,
+            _ => false,
+        }
+    }
+}
+
+/// What is tried, and for whom.
+struct Attempt {
+    client: Option<ClientToken>,
+    deadline: Millis,
+    op: Op,
 }
 
 /// Decisions that the meta range's leader sees carried out.
@@ -106,13 +129,24 @@ impl Node {
             self.router.client_told(token);
             return self.fail_client(token, Error::NoSpace);
         }
+        let attempt = Attempt { client: Some(token), deadline, op };
         let sequence = self.router.number();
-        self.router.client_waits(token, sequence);
+        self.begin(sequence, attempt, false);
+    }
+
+    fn begin(&mut self, sequence: u64, attempt: Attempt, patient: bool) {
+        let Attempt { client, deadline, op } = attempt;
+        if let Some(token) = client {
+            self.router.client_waits(token, sequence);
+        }
         let parts = self.divide(&op);
-        let stage = Stage::Locking(0);
-        let transaction = Transaction { client: Some(token), deadline, op, parts, stage };
+        let (all, stage) =
+            if patient { (1, Stage::Locking(0)) } else { (parts.len(), Stage::Trying) };
+        let transaction = Transaction { client, deadline, op, parts, stage };
         self.router.transactions.insert(sequence, transaction);
-        self.lock_next(sequence);
+        for place in 0..all {
+            self.lock(sequence, place, patient);
+        }
     }
 
     /// The ranges of an operation, in key order, with what has to be known of each.
@@ -143,51 +177,55 @@ impl Node {
 
     // Locks.
 
-    fn lock_next(&mut self, sequence: u64) {
+    fn lock(&mut self, sequence: u64, place: usize, wait: bool) {
         let txn = self.request_id(sequence);
         let node = self.config.node;
         let Some(transaction) = self.router.transactions.get_mut(&sequence) else { return };
-        let Stage::Locking(place) = transaction.stage else { return };
         let deadline = transaction.deadline;
-        let Some(part) = transaction.parts.get_mut(place) else {
-            transaction.stage = Stage::Locked;
-            return self.ask_current(Asked::Transaction(sequence));
-        };
+        let Some(part) = transaction.parts.get_mut(place) else { return };
         part.sent = true;
         let (range, reads) = (part.range, part.reads.clone());
         self.internal_request_until(
             Owner::Lock(sequence, place),
             range,
-            RangeRequest::Lock { txn, node, reads },
+            RangeRequest::Lock { txn, node, reads, wait },
             deadline,
         );
     }
 
     pub(super) fn lock_answered(&mut self, sequence: u64, place: usize, reply: InternalReply) {
         let Some(transaction) = self.router.transactions.get_mut(&sequence) else { return };
-        if !matches!(transaction.stage, Stage::Locking(now) if now == place) {
+        if !transaction.is_locking(place) {
             return;
         }
-        match reply {
-            InternalReply::Locked(rows) => {
-                transaction.parts[place].rows = Some(rows);
-                transaction.stage = Stage::Locking(place + 1);
-                self.lock_next(sequence);
-            }
-            // The range did not want to wait any more for a lock that it had given already.
-            _ => self.attempt_again(sequence),
+        let InternalReply::Locked(rows) = reply else {
+            // Another transaction came first, or the range did not want to wait any more.
+            return self.attempt_again(sequence);
+        };
+        transaction.parts[place].rows = Some(rows);
+        if transaction.parts.iter().all(|part| part.rows.is_some()) {
+            transaction.stage = Stage::Locked;
+            let kind = SequencerItemKind::ReadLocked { txn: self.request_id(sequence) };
+            let item = SequencerItem { range: META_RANGE, term: 0, generation: 0, kind };
+            self.session.ask(item, Asked::Transaction(sequence));
+        } else if let Stage::Locking(now) = &mut transaction.stage {
+            *now += 1;
+            self.lock(sequence, place + 1, true);
         }
     }
 
     /// A range was cut or is not where it was.
-    pub(super) fn lock_moved(&mut self, sequence: u64, _place: usize) {
-        self.attempt_again(sequence);
+    pub(super) fn lock_moved(&mut self, sequence: u64, place: usize) {
+        let transaction = self.router.transactions.get(&sequence);
+        if transaction.is_some_and(|transaction| transaction.is_locking(place)) {
+            self.attempt_again(sequence);
+        }
     }
 
     /// A range cannot be locked: nothing has happened.
     pub(super) fn lock_failed(&mut self, sequence: u64, place: usize, error: Error) {
         let Some(transaction) = self.router.transactions.get_mut(&sequence) else { return };
-        if matches!(transaction.stage, Stage::Locking(now) if now == place) {
+        if transaction.is_locking(place) {
             self.tell(sequence, Err(error));
             self.abort(sequence);
         }
@@ -218,8 +256,13 @@ impl Node {
 
     // The plan and the decision.
 
-    /// All ranges are locked, and nothing above `known` has changed them.
+    /// All ranges are locked, and nothing up to `known` has changed them since. 0: somebody has
+    /// ended the transaction meanwhile.
     pub(super) fn transaction_at(&mut self, sequence: u64, known: Revision) {
+        let waits = self.router.transactions.get(&sequence);
+        if known == 0 && waits.is_some_and(|waits| matches!(waits.stage, Stage::Locked)) {
+            return self.attempt_again(sequence);
+        }
         let compacted = self.session.compacted();
         let Some(transaction) = self.router.transactions.get_mut(&sequence) else { return };
         if !matches!(transaction.stage, Stage::Locked) {
@@ -366,7 +409,7 @@ impl Node {
         let mut due = Vec::new();
         for (sequence, transaction) in &self.router.transactions {
             match transaction.stage {
-                Stage::Paused(_) | Stage::Locking(_) | Stage::Locked
+                Stage::Paused(_) | Stage::Trying | Stage::Locking(_) | Stage::Locked
                     if transaction.deadline <= now =>
                 {
                     late.push(*sequence);
@@ -390,8 +433,9 @@ impl Node {
         }
         for sequence in due {
             let Some(transaction) = self.router.transactions.remove(&sequence) else { continue };
-            if let Some(token) = transaction.client {
-                self.start_transaction(token, transaction.deadline, transaction.op);
+            let Transaction { client, deadline, op, .. } = transaction;
+            if client.is_some() {
+                self.begin(sequence, Attempt { client, deadline, op }, true);
             }
         }
         self.orphaned_locks();
@@ -461,9 +505,13 @@ impl Node {
             return;
         }
         let room = all.committed().len() < COMMITTED_MAX;
-        let Some(revision) = room.then(|| self.sequencer.take(&self.meta)).flatten() else {
-            return self.out.misrouted(asker, Misrouted::Busy);
+        // One that will be refused takes no number.
+        let number = if self.meta.grants(&leases) {
+            room.then(|| self.sequencer.take(&self.meta)).flatten()
+        } else {
+            Some(NO_NUMBER)
         };
+        let Some(revision) = number else { return self.out.misrouted(asker, Misrouted::Busy) };
         let change = MetaChange::Commit { txn, settled_below, revision, leases, parts };
         self.change_for(asker, id, change);
     }

@@ -61,6 +61,8 @@ pub(super) struct Watching {
     /// Ranges led here whose watermark may have moved.
     pub(super) moved: BTreeSet<RangeId>,
     pub(super) hints_wanted: bool,
+    /// The newest revision that the sequencer has hinted at.
+    pub(super) hinted: Revision,
 }
 
 impl Watching {
@@ -457,6 +459,7 @@ impl Node {
 
     /// The sequencer's counter moved: idle ranges with subscribers may raise their watermark.
     pub(super) fn hinted(&mut self, revision: Revision, _state: &dyn StateReads) {
+        self.watching.hinted = self.watching.hinted.max(revision);
         let behind: Vec<RangeId> = self
             .replicas
             .iter()

@@ -32,6 +32,9 @@ pub(super) struct Cluster {
     pub reprotect_delay: String,
     /// First keys of the first ranges.
     pub split_keys: String,
+    /// Bytes above which a range is cut.
+    #[serde(default = "default_split_size")]
+    pub split_size: u64,
     /// Between two heartbeats.
     pub tick_ms: u64,
     /// Before an election.
@@ -43,6 +46,10 @@ pub(super) struct Cluster {
     /// Where everything is.
     #[serde(skip)]
     pub directory: PathBuf,
+}
+
+fn default_split_size() -> u64 {
+    256 << 20
 }
 
 /// The ports of one node.
@@ -67,6 +74,7 @@ impl Cluster {
             replicas: args.replicas.unwrap_or(if nodes >= 3 { 3 } else { 1 }),
             reprotect_delay: args.reprotect_delay.map_or("10m".to_owned(), |time| time.to_string()),
             split_keys: args.split_keys.clone().unwrap_or_default().to_string(),
+            split_size: args.split_size.map_or_else(default_split_size, |size| size.0),
             tick_ms: args.tick_ms.unwrap_or(100),
             election_ms: args.election_ms.unwrap_or(1000),
             token: format!("dev-{:016x}", crate::serve::random_number()),
@@ -106,6 +114,9 @@ impl Cluster {
         cluster.client_port = args.client_port.unwrap_or(cluster.client_port);
         if let Some(delay) = args.reprotect_delay {
             cluster.reprotect_delay = delay.to_string();
+        }
+        if let Some(size) = args.split_size {
+            cluster.split_size = size.0;
         }
         cluster.tick_ms = args.tick_ms.unwrap_or(cluster.tick_ms);
         cluster.election_ms = args.election_ms.unwrap_or(cluster.election_ms);

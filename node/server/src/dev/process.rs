@@ -146,6 +146,7 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("cluster-token", cluster.token.clone()),
         ("replicas", cluster.replicas.to_string()),
         ("split-keys", cluster.split_keys.clone()),
+        ("split-size", cluster.split_size.to_string()),
         ("tick-ms", cluster.tick_ms.to_string()),
         ("election-ms", cluster.election_ms.to_string()),
         ("log-level", log_level.to_owned()),

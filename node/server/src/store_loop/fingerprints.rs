@@ -106,6 +106,8 @@ mod tests {
             last_index: 9,
             applied,
             asleep: false,
+            locked: false,
+            size: None,
             watermark: 20,
             followers: Vec::new(),
         };

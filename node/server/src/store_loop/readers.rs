@@ -11,6 +11,7 @@ use holdfast_core::error::Error;
 use holdfast_core::feed;
 use holdfast_core::ids::Revision;
 use holdfast_core::key::Span;
+use holdfast_core::measure;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
 use holdfast_core::request::Response;
@@ -71,6 +72,12 @@ fn read(task: &ReadTask, reply: Option<Reply>, state: &State, inbox: &Inbox) {
     if let ReadWork::Feed { feed, span, from, to, prev_kv, compacted } = &task.work {
         let (events, through) = feed::scan(span, *from, *to, *prev_kv, *compacted, state);
         let input = Input::FeedScanned { feed: *feed, events, through };
+        inbox.post(Mail::Input(Box::new(input)));
+        return;
+    }
+    if let ReadWork::Measure { range, generation, span } = &task.work {
+        let measure = measure::measure(span, state);
+        let input = Input::Measured { range: *range, generation: *generation, measure };
         inbox.post(Mail::Input(Box::new(input)));
         return;
     }

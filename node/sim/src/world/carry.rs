@@ -9,6 +9,7 @@ use holdfast_core::feed;
 use holdfast_core::group::decode_raft;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId, ReplicaId};
 use holdfast_core::key::Span;
+use holdfast_core::measure;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
 use holdfast_core::state::ApplyBatch;
@@ -109,6 +110,10 @@ impl World {
         if let ReadWork::Feed { feed, span, from, to, prev_kv, compacted } = &task.work {
             let (events, through) = feed::scan(span, *from, *to, *prev_kv, *compacted, state);
             return Some(Input::FeedScanned { feed: *feed, events, through });
+        }
+        if let ReadWork::Measure { range, generation, span } = &task.work {
+            let measure = measure::measure(span, state);
+            return Some(Input::Measured { range: *range, generation: *generation, measure });
         }
         let result = if self.options.sabotage == Some(Sabotage::OldReads) {
             task.run(&state.old())
