@@ -55,6 +55,17 @@ const PAUSE_MS: Millis = 400;
 /// Inputs processed from the own loop-back queue in one turn; a bound against endless turns.
 const LOOPBACK_MAX: usize = 100_000;
 
+/// Requests for votes that are kept for ranges to come.
+const EARLY_MAX: usize = 64;
+
+/// A request for a vote that came before its range.
+struct EarlyVote {
+    from: NodeId,
+    from_replica: ReplicaId,
+    to: ReplicaId,
+    data: Vec<u8>,
+}
+
 /// Settings of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -152,6 +163,9 @@ pub struct Node {
     plan_at: Millis,
     /// The next look for replicas that were removed.
     forget_at: Millis,
+    /// Requests for votes in ranges that are not here yet: the cut that makes them may be applied in
+    /// this very turn. Kept until the next tick.
+    early: BTreeMap<RangeId, EarlyVote>,
     /// Replicas with a log and no state yet.
     orphans: BTreeMap<RangeId, ReplicaBoot>,
     /// Raft snapshots received, waiting for the raft library to take them.
@@ -202,6 +216,7 @@ impl Node {
             resume_at: 0,
             plan_at: 0,
             forget_at: 0,
+            early: BTreeMap::new(),
             orphans: BTreeMap::new(),
             staged: BTreeMap::new(),
         };
@@ -700,7 +715,17 @@ impl Node {
         if !self.replicas.contains_key(&range) {
             self.create_replica(range, to);
         }
-        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(replica) = self.replicas.get_mut(&range) else {
+            let vote = matches!(
+                message.get_msg_type(),
+                MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
+            );
+            if vote && self.early.len() < EARLY_MAX {
+                let data = data.to_vec();
+                self.early.insert(range, EarlyVote { from, from_replica, to, data });
+            }
+            return;
+        };
         if replica.group.me() != to {
             return;
         }

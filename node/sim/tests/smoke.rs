@@ -351,6 +351,24 @@ fn a_range_splits_on_command() {
     assert_eq!(ranges, 5);
 }
 
+/// Whoever leads the range leads the new one at first, without waiting for an election timeout.
+#[test]
+fn a_cut_holds_up_nobody_for_long() {
+    let mut bench = Bench::new();
+    for key in ["k1", "k15", "k2"] {
+        bench.put(1, key, key);
+    }
+    for (node, key) in [(1, "k15"), (2, "k12"), (3, "k17"), (1, "k11")] {
+        let before = bench.world.now();
+        bench.call(node, Request::Admin(AdminOp::Split { key: text(key) }));
+        for key in ["k1", "k2"] {
+            bench.put(node, key, "x");
+        }
+        let took = bench.world.now() - before;
+        assert!(took < 300, "{took} ms around the cut at {key}");
+    }
+}
+
 #[test]
 fn leadership_moves_on_command_and_at_shutdown() {
     let mut bench = Bench::new();

@@ -1,7 +1,7 @@
 //! Applying what is committed, and what follows from it: answers, events, cuts, members, raft
 //! snapshots.
 
-use super::Node;
+use super::{EarlyVote, Node};
 use crate::bootstrap::{START, initial_hard_state, initial_log};
 use crate::descriptor::RangeDescriptor;
 use crate::effects::{Persist, ReplicaBoot, SnapshotEffect};
@@ -241,6 +241,9 @@ impl Node {
         self.apply_batch(ApplyBatch { range: id, applied: START, mutations: Vec::new(), system });
         self.meta.learn(&child);
         self.dirty.insert(id);
+        if let Some(EarlyVote { from, from_replica, to, data }) = self.early.remove(&id) {
+            self.raft_message(from, id, from_replica, to, &data);
+        }
     }
 
     // Raft snapshots.

@@ -49,6 +49,7 @@ impl Node {
             return;
         }
         self.last_tick = self.now;
+        self.early.clear();
         self.raft_ticks();
         self.liveness_tick();
         self.meta_tick();
