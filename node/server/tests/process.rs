@@ -36,5 +36,8 @@ mod reprotect;
 #[path = "process/nodes.rs"]
 mod nodes;
 
+#[path = "process/splitting.rs"]
+mod splitting;
+
 #[path = "process/tls.rs"]
 mod tls;
