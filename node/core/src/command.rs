@@ -3,6 +3,7 @@
 //! Encoding: a version byte, then postcard. Variants are only ever appended. An entry that cannot
 //! be decoded stops the node: skipping it would let replicas differ.
 
+use crate::check::{Checkpoint, Divergence};
 use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
@@ -51,6 +52,8 @@ pub enum Entry {
         /// What became of it.
         decision: Decision,
     },
+    /// Changes nothing: every replica hashes what it has.
+    Checkpoint(Checkpoint),
 }
 
 /// What became of a transaction, for one of its ranges.
@@ -251,6 +254,8 @@ pub enum MetaChange {
         /// Every sequence of its gateway below this has been settled.
         settled_below: u64,
     },
+    /// A check found that replicas differ, or (with none) that they do not.
+    Checked(Divergence),
 }
 
 impl Entry {

@@ -7,6 +7,7 @@
 //! Invariants: part of the replicated state, changed only by applying commands; bounded by the
 //! requests that gateways have under way, and by [`GATEWAYS_MAX`].
 
+use crate::check::Fingerprint;
 use crate::ids::{RequestId, Revision};
 use crate::state::SystemRow;
 use bytes::Bytes;
@@ -91,16 +92,25 @@ impl Dedup {
             gateway.done = gateway.done.split_off(&settled_below);
         }
         self.changed.insert(id.gateway);
-    }
-
-    /// The rows changed since the last call.
-    pub fn take_rows(&mut self, rows: &mut Vec<SystemRow>) {
+        // Here and not with the rows: how many commands are applied at a time differs from replica to
+        // replica, and what they remember must not.
         while self.gateways.len() > GATEWAYS_MAX {
             let oldest = self.gateways.iter().min_by_key(|(_, gateway)| gateway.last_revision);
             let id = *oldest.expect("more than GATEWAYS_MAX of them").0;
             self.gateways.remove(&id);
             self.changed.insert(id);
         }
+    }
+
+    /// A hash of the whole table.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fingerprint::default();
+        hash.value(&self.gateways);
+        hash.finish()
+    }
+
+    /// The rows changed since the last call.
+    pub fn take_rows(&mut self, rows: &mut Vec<SystemRow>) {
         for id in std::mem::take(&mut self.changed) {
             let mut key = vec![ROW_PREFIX];
             key.extend_from_slice(&id.to_be_bytes());

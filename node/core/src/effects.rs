@@ -6,6 +6,7 @@
 //! reads before the next input is stepped; then come `installs`, `reads`, `replies`, `watch`.
 //! Messages that must not leave before something is durable are kept inside until `Persisted`.
 
+use crate::check::{Found, HashTask};
 use crate::error::Error;
 use crate::ids::{Index, NodeId, RangeId, ReplicaId, Revision};
 use crate::key::Span;
@@ -154,6 +155,13 @@ pub enum Input {
         /// At or above the limit.
         full: bool,
     },
+    /// A [`HashTask`] is done.
+    Hashed {
+        /// Who wants to know: the leader of the checkpoint.
+        to: NodeId,
+        /// What was found.
+        found: Found,
+    },
     /// Give up all leadership, for a graceful stop; `Effects::handed_over` tells the end.
     Shutdown,
 }
@@ -182,6 +190,9 @@ pub struct Effects {
     pub apply: Vec<ApplyBatch>,
     /// Raft snapshots.
     pub snapshots: Vec<SnapshotEffect>,
+    /// Hash each on any thread, and deliver what was found ([`Input::Hashed`]). What there is to
+    /// hash must be kept from now on: see [`HashTask`].
+    pub hashes: Vec<HashTask>,
     /// Run [`ReadTask::run`] on any thread and deliver the answer.
     pub reads: Vec<ReadTask>,
     /// Answers to local clients.

@@ -26,6 +26,8 @@ pub mod read;
 
 pub mod eval;
 
+pub mod check;
+
 pub mod command;
 
 pub mod dedup;

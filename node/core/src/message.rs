@@ -3,6 +3,7 @@
 //! Encoding: a version byte, then postcard. Variants are only ever appended. What cannot be
 //! decoded stops the connection, never guesses.
 
+use crate::check::{Divergence, Found};
 use crate::command::{Change, Decision};
 use crate::descriptor::RangeDescriptor;
 use crate::effects::{Event, RaftBytes};
@@ -139,6 +140,8 @@ pub enum Message {
         /// The replica that asks.
         replica: ReplicaId,
     },
+    /// What a replica says of a checkpoint, to the node that compares.
+    Checked(Found),
 }
 
 /// A request on its way to the leaseholder of one range.
@@ -219,6 +222,8 @@ pub enum RangeRequest {
         /// What became of it.
         decision: Decision,
     },
+    /// Compare the replicas.
+    Check,
 }
 
 /// What a transaction wants to know of a range that it locks.
@@ -324,6 +329,8 @@ pub enum MetaRequest {
         /// Every sequence of its gateway below this has been settled.
         settled_below: u64,
     },
+    /// A check found that replicas differ, or do not any more.
+    Checked(Divergence),
 }
 
 /// How a routed request ended.

@@ -10,6 +10,7 @@ mod transactions;
 
 pub use transactions::{Committed, Transactions};
 
+use crate::check::{Divergence, Fingerprint};
 use crate::command::{Change, Decision, MetaChange, MetaEntry};
 use crate::descriptor::{GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
 use crate::error::Error;
@@ -80,6 +81,7 @@ pub struct MetaState {
     leases: BTreeMap<LeaseId, LeaseRecord>,
     answers: BTreeMap<RequestId, (u64, MetaAnswer)>,
     transactions: Transactions,
+    divergences: BTreeMap<RangeId, Divergence>,
 }
 
 impl MetaState {
@@ -136,6 +138,9 @@ impl MetaState {
                 Some(b'A') => {
                     let (request, answer): (RequestId, MetaAnswer) = read(value)?;
                     state.answers.insert(request, (id(key)?, answer));
+                }
+                Some(b'D') => {
+                    state.divergences.insert(RangeId(id(key)?), read(value)?);
                 }
                 // Also rows that every range has (descriptor, dedup, position).
                 _ => state.transactions.load(key, value)?,
@@ -211,6 +216,25 @@ impl MetaState {
     /// Alarms raised.
     pub fn alarms(&self) -> &BTreeSet<(NodeId, AlarmKind)> {
         &self.scalars.alarms
+    }
+
+    /// Ranges whose replicas differ, as far as is known.
+    pub fn divergences(&self) -> &BTreeMap<RangeId, Divergence> {
+        &self.divergences
+    }
+
+    /// A hash of all that came by the log.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fingerprint::default();
+        hash.value(&self.scalars);
+        hash.value(&self.nodes);
+        hash.value(&self.logged);
+        hash.value(&self.registrations);
+        hash.value(&self.leases);
+        hash.value(&self.answers);
+        hash.value(&self.divergences);
+        hash.value(&self.transactions);
+        hash.finish()
     }
 
     /// The range that holds `key` (never the meta range).
@@ -377,6 +401,7 @@ impl MetaState {
             }
             MetaChange::Alarm { action, member, alarm } => {
                 self.alarm(*action, NodeId(*member), *alarm);
+                self.forgive(rows);
                 self.scalars_row(rows);
                 let alarms = self.scalars.alarms.iter().copied().collect();
                 MetaAnswer::Client(Ok(Response::Alarm { alarms }))
@@ -397,6 +422,10 @@ impl MetaState {
             MetaChange::Forget { txn, settled_below } => {
                 self.transactions.forget(*txn, rows);
                 self.transactions.settled(txn.gateway, *settled_below, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Checked(found) => {
+                self.checked(found, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
         }
@@ -427,6 +456,41 @@ impl MetaState {
         }
         self.transactions.commit(txn, Committed { revision, parts: parts.to_vec() }, rows);
         Verdict::Committed(revision)
+    }
+
+    /// Replicas of a range differ, or do not any more: the alarm of their nodes follows.
+    fn checked(&mut self, found: &Divergence, rows: &mut Vec<SystemRow>) {
+        let range = found.range;
+        let before = self.divergences.remove(&range);
+        for old in before.iter().flat_map(|before| &before.replicas) {
+            let still = self.divergences.values().flat_map(|other| &other.replicas);
+            if !still.into_iter().any(|other| other.node == old.node) {
+                self.scalars.alarms.remove(&(old.node, AlarmKind::Corrupt));
+            }
+        }
+        if found.replicas.is_empty() {
+            row::<Divergence>(rows, b'D', range.0, None);
+        } else {
+            let alarms = found.replicas.iter().map(|own| (own.node, AlarmKind::Corrupt));
+            self.scalars.alarms.extend(alarms);
+            row(rows, b'D', range.0, Some(found));
+            self.divergences.insert(range, found.clone());
+        }
+        self.scalars_row(rows);
+    }
+
+    /// Whoever disarms the alarm has taken notice: what no node has an alarm for is forgotten, until
+    /// the next check finds it again.
+    fn forgive(&mut self, rows: &mut Vec<SystemRow>) {
+        let alarms = &self.scalars.alarms;
+        self.divergences.retain(|range, divergence| {
+            let mut nodes = divergence.replicas.iter().map(|own| own.node);
+            let keep = nodes.any(|node| alarms.contains(&(node, AlarmKind::Corrupt)));
+            if !keep {
+                row::<Divergence>(rows, b'D', range.0, None);
+            }
+            keep
+        });
     }
 
     /// A range that was cut off another may hold keys of the same leases. Only the first word of

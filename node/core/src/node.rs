@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod applying;
+mod checking;
 mod gather;
 mod leadership;
 mod lifetimes;
@@ -42,6 +43,7 @@ mod status;
 mod transactions;
 mod watching;
 
+use checking::Checks;
 use lifetimes::Departures;
 use meta_service::{MetaService, Question};
 use routing::Router;
@@ -81,6 +83,8 @@ pub struct Config {
     pub log_budget: u64,
     /// Bytes of live data above which a range is cut in two; 0 is never.
     pub split_bytes: u64,
+    /// Between two consistency checks of a range led here; 0: only on command.
+    pub check_every_ms: Millis,
 }
 
 impl Config {
@@ -93,6 +97,7 @@ impl Config {
             election_ms: 1000,
             log_budget: 1 << 30,
             split_bytes: 256 << 20,
+            check_every_ms: 3_600_000,
         }
     }
 
@@ -146,6 +151,7 @@ pub struct Node {
     loopback: VecDeque<Message>,
     persist_sequence: u64,
     departures: Departures,
+    checks: Checks,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
     later: VecDeque<(NodeId, crate::message::RoutedRequest)>,
@@ -204,6 +210,7 @@ impl Node {
             loopback: VecDeque::new(),
             persist_sequence: 0,
             departures: Departures::default(),
+            checks: Checks::default(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
             effects: Effects::default(),
@@ -359,6 +366,7 @@ impl Node {
                 self.measured(range, generation, measure);
             }
             Input::DiskFull { full } => self.full = full,
+            Input::Hashed { to, found } => self.send(to, Message::Checked(found)),
             Input::Shutdown => self.shutdown(),
         }
         self.drain_out();
@@ -699,6 +707,7 @@ impl Node {
             Message::FeedEnded { feed, compacted } => self.feed_ended(feed, compacted),
             Message::Tombstone { range, replica } => self.told_removed(from, range, replica),
             Message::AmIRemoved { range, replica } => self.asked_removed(from, range, replica),
+            Message::Checked(found) => self.checked(from, found),
         }
     }
 

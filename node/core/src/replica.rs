@@ -5,6 +5,7 @@
 //! [`ApplyBatch`]; the range lease is held only between seeing the own registration applied and
 //! the first sign of another term.
 
+use crate::check::{Checkpoint, Fingerprint, HashTask};
 use crate::command::{Change, Decision, Entry};
 use crate::dedup::{Dedup, Seen};
 use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
@@ -85,6 +86,8 @@ pub struct AppliedEntries {
     pub splits: Vec<Split>,
     /// Transactions whose locks ended.
     pub resolved: Vec<RequestId>,
+    /// Checkpoints, each with the number of changes in `meta` that came before it.
+    pub checkpoints: Vec<(usize, HashTask)>,
     /// An entry of this term was applied.
     pub own_term: bool,
     /// The descriptor or the members changed.
@@ -384,6 +387,7 @@ impl Replica {
             meta: Vec::new(),
             splits: Vec::new(),
             resolved: Vec::new(),
+            checkpoints: Vec::new(),
             own_term: false,
             changed: false,
         };
@@ -465,6 +469,10 @@ impl Replica {
             Entry::Split { id, key, child, generation } => {
                 self.apply_split(id, &key, child, generation, done);
             }
+            Entry::Checkpoint(checkpoint) => {
+                let after = done.meta.len();
+                done.checkpoints.extend(self.hash_task(checkpoint).map(|task| (after, task)));
+            }
         }
     }
 
@@ -514,6 +522,25 @@ impl Replica {
         );
         self.revision = revision;
         done.commands.push((revision, start..done.batch.mutations.len()));
+    }
+
+    /// What to hash at a checkpoint, as of now.
+    fn hash_task(&self, checkpoint: Checkpoint) -> Option<HashTask> {
+        let descriptor = self.descriptor.as_ref()?;
+        let mut hash = Fingerprint::default();
+        hash.value(descriptor);
+        hash.value(&self.parent);
+        hash.value(&self.intent);
+        hash.number(self.revision as u64);
+        hash.number(self.dedup.fingerprint());
+        Some(HashTask {
+            range: self.range,
+            replica: self.group.me(),
+            index: self.applied.index,
+            checkpoint,
+            span: descriptor.span.clone(),
+            bookkeeping: hash.finish(),
+        })
     }
 
     fn apply_split(

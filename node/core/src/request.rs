@@ -352,6 +352,11 @@ pub enum AdminOp {
         /// Counts those who decide: a lower one than seen before is refused.
         epoch: u64,
     },
+    /// Compare the replicas of a range.
+    Check {
+        /// The range.
+        range: crate::ids::RangeId,
+    },
 }
 
 /// The answer to one [`Op`].
@@ -455,5 +460,10 @@ pub enum Response {
     Admin {
         /// One line for people.
         message: String,
+    },
+    /// The replicas of a range were compared.
+    Check {
+        /// What came of it.
+        report: Box<crate::check::CheckReport>,
     },
 }

@@ -1,5 +1,6 @@
 //! What a node says about itself, for people, dashboards and the operator.
 
+use crate::check::Divergence;
 use crate::descriptor::{NodeRecord, RangeDescriptor};
 use crate::ids::{NodeId, RangeId, Revision, Term};
 use crate::request::AlarmKind;
@@ -38,6 +39,8 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// Alarms.
     pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Replicas that differ from the others of their range.
+    pub divergences: Vec<Divergence>,
     /// Client leases.
     pub leases: usize,
     /// Requests of this gateway under way.
@@ -107,4 +110,8 @@ pub struct Counters {
     pub snapshots_installed: u64,
     /// Raft messages refused: from another incarnation of a replica, or malformed.
     pub refused: u64,
+    /// Ranges whose replicas were compared by this node.
+    pub checks: u64,
+    /// Of these, comparisons in which not every voter took part.
+    pub checks_incomplete: u64,
 }

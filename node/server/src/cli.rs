@@ -4,6 +4,8 @@
 
 mod admin;
 
+mod check;
+
 mod client;
 
 mod output;
@@ -18,6 +20,7 @@ use crate::config::{ServeArgs, expand_config_file};
 use crate::dev::DevArgs;
 use crate::{dev, serve};
 use admin::{DrainArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs};
+use check::CheckArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
 use status::StatusArgs;
@@ -73,8 +76,8 @@ Examples:
   holdfast-node status --wait Full --timeout 60s      wait until every range has all its copies
 
 Exit codes:
-  0  done (status: every range has all its copies)
-  1  the answer is no (status: not fully protected)
+  0  done (status: every range has all its copies; check: all copies are equal)
+  1  the answer is no (status: not fully protected; check: copies differ)
   2  wrong flags, or a directory or port that cannot be used; nothing was changed
   3  failed while running
   4  no node could be reached";
@@ -102,6 +105,9 @@ enum Command {
     Ranges(ClientArgs),
     /// List the nodes: state, ranges, leaders
     Nodes(ClientArgs),
+    /// Compare the copies of every range; exit code 0 only if all are equal
+    #[command(after_help = check::AFTER_HELP)]
+    Check(CheckArgs),
     /// Cut the range that holds a key, so that the key starts a new range
     #[command(after_help = "Example:\n  holdfast-node split users/m\n  holdfast-node split 0x00ff")]
     Split(SplitArgs),
@@ -168,6 +174,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         Command::Ranges(args) => admin::ranges(args),
         Command::Nodes(args) => admin::nodes(args),
+        Command::Check(args) => check::run(args),
         Command::Split(args) => admin::split(args),
         Command::Transfer(args) => admin::transfer(args),
         Command::Drain(args) => admin::drain(args),

@@ -107,6 +107,12 @@ pub struct ServeArgs {
     /// Snapshot bytes a second that this node sends at most
     #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE", value_name = "SIZE", default_value = "64MiB")]
     pub snapshot_rate: ByteSize,
+    /// Time between two comparisons of the copies of a range; 0s: only on command
+    #[arg(long, env = "HOLDFAST_CHECK_INTERVAL", value_name = "TIME", default_value = "1h")]
+    pub check_interval: HumanDuration,
+    /// Bytes a second that this node reads at most to compare copies
+    #[arg(long, env = "HOLDFAST_CHECK_RATE", value_name = "SIZE", default_value = "32MiB")]
+    pub check_rate: ByteSize,
     /// Largest client request
     #[arg(
         long,
@@ -183,6 +189,10 @@ pub struct Config {
     pub cache: u64,
     /// Snapshot bytes a second.
     pub snapshot_rate: u64,
+    /// Between two comparisons of the copies of a range; zero: only on command.
+    pub check_interval: Duration,
+    /// Bytes a second read to compare copies.
+    pub check_rate: u64,
     /// Bytes of the largest client request.
     pub max_request_bytes: usize,
     /// Operations in one transaction.
@@ -277,6 +287,8 @@ impl Config {
             split_bytes: args.split_size.0,
             cache: args.cache.0,
             snapshot_rate: args.snapshot_rate.0.max(1 << 20),
+            check_interval: args.check_interval.0,
+            check_rate: args.check_rate.0.max(1 << 16),
             max_request_bytes: args.max_request_bytes.0 as usize,
             max_txn_ops: args.max_txn_ops,
             workers: args.workers.unwrap_or(cores.min(2)),

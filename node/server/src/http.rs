@@ -155,7 +155,7 @@ impl Endpoints {
         let view = self.backend.view();
         let (store_loop, clients) =
             tokio::join!(self.store_loop(), self.front_end.failure(PROBE_TIMEOUT));
-        let corrupt = view.alarms.iter().any(|(_, alarm)| *alarm == AlarmKind::Corrupt);
+        let corrupt = view.stopping_alarms().any(|alarm| alarm == AlarmKind::Corrupt);
         let mut checks = vec![
             Check {
                 name: "data_corruption",
@@ -202,9 +202,7 @@ impl Endpoints {
         // The flag is newer than the view.
         let no_space = self.backend.vitals().no_space().then_some(AlarmKind::NoSpace);
         let alarm = view
-            .alarms
-            .iter()
-            .map(|(_, alarm)| *alarm)
+            .stopping_alarms()
             .filter(|alarm| *alarm != AlarmKind::NoSpace)
             .chain(no_space)
             .find(|alarm| !excluded(*alarm));

@@ -163,6 +163,7 @@ impl Running {
             election_ms: config.election.as_millis() as u64,
             log_budget: config.log_budget,
             split_bytes: config.split_bytes,
+            check_every_ms: config.check_interval.as_millis() as u64,
         };
         let Stores { log, state, boots } = stores;
         let ranges = boots.len();
@@ -232,6 +233,7 @@ impl Running {
             metrics: Arc::clone(&metrics),
             inbox: Arc::clone(&inbox),
             clock,
+            check_rate: config.check_rate,
             on_peers: Box::new(move |changed| peers.remember(&changed)),
         };
         let handle = store_loop::start(parts)

@@ -11,6 +11,8 @@
 //! the order in which the core declares them; a turn takes all the mail there is, up to
 //! [`TURN_MAIL_MAX`], so that one write, one frame a peer and one wake-up serve many requests.
 
+mod checks;
+
 mod fingerprints;
 
 mod keeper;
@@ -35,6 +37,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
 use fingerprints::{Fingerprints, Question};
+use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::NodeState;
 use holdfast_core::effects::{Effects, Input, Millis, Persist, WatchEffect, WatchToken};
 use holdfast_core::ids::NodeId;
@@ -94,6 +97,8 @@ pub struct Parts {
     pub inbox: Inbox,
     /// Zero of the core's clock.
     pub clock: Clock,
+    /// Bytes a second that consistency checks read.
+    pub check_rate: u64,
     /// Hears of changed addresses of nodes.
     pub on_peers: OnPeers,
 }
@@ -169,11 +174,23 @@ impl Handle {
 pub fn start(parts: Parts) -> std::io::Result<Handle> {
     let (handed_over_sender, handed_over) = tokio::sync::watch::channel(false);
     let (left_sender, left) = tokio::sync::watch::channel(false);
-    let Parts { node, state, log, disk, transport, vitals, metrics, inbox, clock, on_peers } =
-        parts;
+    let Parts {
+        node,
+        state,
+        log,
+        disk,
+        transport,
+        vitals,
+        metrics,
+        inbox,
+        clock,
+        check_rate,
+        on_peers,
+    } = parts;
     let keeper_stop = keeper::StopFlag::default();
     let log_queue: log_writer::Queue = Arc::new(Mailbox::default());
     let readers = readers::start(&state, &inbox)?;
+    let hasher = checks::Hasher::start(&state, &inbox, check_rate)?;
     let snapshots = snapshots::start(&snapshots::Tools {
         state: state.clone(),
         transport: Arc::clone(&transport),
@@ -205,6 +222,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         metrics: Arc::clone(&metrics),
         clock,
         readers,
+        hasher,
         snapshots,
         on_peers,
         handed_over: handed_over_sender,
@@ -219,6 +237,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         follow_up: Vec::new(),
         published_at: Instant::now(),
         sequencer: None,
+        divergences: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || edge.run())?;
     let inbox_of_handle = Arc::clone(&inbox);
@@ -269,6 +288,7 @@ struct StoreLoop {
     metrics: Arc<Metrics>,
     clock: Clock,
     readers: crossbeam_channel::Sender<readers::Job>,
+    hasher: checks::Hasher,
     snapshots: crossbeam_channel::Sender<snapshots::Job>,
     on_peers: OnPeers,
     handed_over: tokio::sync::watch::Sender<bool>,
@@ -289,6 +309,8 @@ struct StoreLoop {
     follow_up: Vec<Input>,
     published_at: Instant,
     sequencer: Option<NodeId>,
+    /// As they were told last.
+    divergences: Vec<Divergence>,
 }
 
 impl StoreLoop {
@@ -431,6 +453,7 @@ impl StoreLoop {
             persist,
             apply,
             snapshots,
+            hashes,
             reads,
             replies,
             watch,
@@ -452,6 +475,9 @@ impl StoreLoop {
         }
         for effect in snapshots {
             self.snapshots.send(effect).expect("the snapshot threads live as long as the loop");
+        }
+        for task in hashes {
+            self.hasher.take(task);
         }
         self.run_reads(reads);
         for (token, result) in replies {
@@ -576,6 +602,7 @@ impl StoreLoop {
             self.sequencer = status.sequencer;
             info!(sequencer = ?status.sequencer, term = status.term, "the sequencer changed");
         }
+        publish::tell_divergences(&mut self.divergences, &status);
         for node in &status.nodes {
             if node.state == NodeState::Tombstoned {
                 self.transport.refuse(node.id);

@@ -15,6 +15,9 @@ mod bootstrap;
 #[path = "process/certificates.rs"]
 mod certificates;
 
+#[path = "process/checks.rs"]
+mod checks;
+
 #[path = "process/cluster.rs"]
 mod cluster;
 

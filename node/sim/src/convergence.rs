@@ -124,6 +124,31 @@ pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// How many consistency checks each node has led, and how many of these without everybody.
+pub fn checks(world: &World) -> BTreeMap<NodeId, (u64, u64)> {
+    let of = |status: &Status| (status.counters.checks, status.counters.checks_incomplete);
+    let statuses = world.nodes().keys().filter_map(|node| Some((*node, world.status(*node)?)));
+    statuses.map(|(node, status)| (node, of(&status))).collect()
+}
+
+/// Has every node that leads a range checked one since, with all its replicas?
+///
+/// # Errors
+/// Says which has not.
+pub fn checked(world: &World, before: &BTreeMap<NodeId, (u64, u64)>) -> Result<(), String> {
+    let now = checks(world);
+    for status in statuses(world)? {
+        let leads = status.replicas.iter().any(|replica| replica.leaseholder);
+        let whole = |(all, incomplete): &(u64, u64)| all - incomplete;
+        let node = status.node;
+        let (then, now) = (before.get(&node).map_or(0, whole), now.get(&node).map_or(0, whole));
+        if leads && now <= then {
+            return Err(format!("{node} has checked nothing since {then}"));
+        }
+    }
+    Ok(())
+}
+
 fn statuses(world: &World) -> Result<Vec<Status>, String> {
     world
         .nodes()

@@ -9,6 +9,7 @@
 //! | `watermark` | nothing follows a promise that nothing follows |
 //! | `quorum_durable` | answers name only what a majority of disks has |
 //! | `promises_kept` | a replica never forgets what it promised, and a removed one is silent |
+//! | `checks_truthful` | a consistency check finds no difference that is not there |
 //! | [`crate::history`] | one change a revision |
 //! | [`crate::oracle`] | what clients see: strict serializability, exactly once, watches, leases |
 //! | [`crate::convergence`] | once the faults end, all is well again |
@@ -26,6 +27,8 @@ pub mod watermark;
 pub mod quorum_durable;
 
 pub mod promises_kept;
+
+pub mod checks_truthful;
 
 use crate::disk::state::RangeImage;
 use crate::history::History;
@@ -150,6 +153,7 @@ impl Checks {
             Box::<watermark::Watermark>::default(),
             Box::new(quorum_durable::QuorumDurable::new(copies)),
             Box::<promises_kept::PromisesKept>::default(),
+            Box::<checks_truthful::ChecksTruthful>::default(),
         ];
         Self { history: History::default(), now: 0, list, violation: None }
     }
@@ -157,6 +161,11 @@ impl Checks {
     /// The first violation.
     pub fn violation(&self) -> Option<&str> {
         self.violation.as_deref()
+    }
+
+    /// Goes on after a violation that was wanted.
+    pub fn forget_violation(&mut self) {
+        self.violation = None;
     }
 
     /// Notes a violation found elsewhere.

@@ -162,7 +162,7 @@ impl Nemesis {
     fn administer(world: &mut World, gateway: NodeId) {
         let count = world.nodes().len() as u64;
         let node = NodeId(world.rng().random_range(1..=count));
-        let op = match world.rng().random_range(0..9) {
+        let op = match world.rng().random_range(0..10) {
             0 | 1 => {
                 let key = *["k1", "k2", "k4", "k5/2", "k7", "k8", "k9"]
                     .choose(world.rng())
@@ -177,6 +177,7 @@ impl Nemesis {
                 let operation = format!("operation {}", world.rng().random_range(0..50));
                 AdminOp::Reprotect { node, operation, epoch }
             }
+            7 => AdminOp::Check { range: RangeId(world.rng().random_range(1..=4)) },
             _ => {
                 // One that has just started may know of none.
                 let known = world.status(gateway).map_or(0, |status| status.ranges.len() as u64);

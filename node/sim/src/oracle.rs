@@ -121,7 +121,8 @@ pub fn header(response: &Response) -> Option<Revision> {
         | Response::LeaseTimeToLive { .. }
         | Response::LeaseList { .. }
         | Response::Alarm { .. }
-        | Response::Admin { .. } => None,
+        | Response::Admin { .. }
+        | Response::Check { .. } => None,
     }
 }
 

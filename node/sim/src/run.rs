@@ -64,6 +64,7 @@ impl Plan {
         options.log_budget = kept * 512;
         // Ranges that are cut by themselves, as long as there are keys to cut between.
         options.split_bytes = *[0, 0, 100, 1_000].choose(&mut rng).expect("not empty");
+        options.check_every_ms = 2_000;
         options.election_ms = *[1000, 1000, 500].choose(&mut rng).expect("not empty");
         Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false }
     }
@@ -188,6 +189,10 @@ impl Run {
         })?;
         self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
+        let before = convergence::checks(&self.world);
+        self.until(SETTLED_MS, "consistency checks", |run| {
+            convergence::checked(&run.world, &before)
+        })?;
         self.until(SETTLED_MS, "complete watches", |run| {
             let last = run.world.checks.history.last();
             let behind = run

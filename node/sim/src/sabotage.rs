@@ -23,11 +23,13 @@ pub enum Sabotage {
     DoubleRequest,
     /// A range is told that a transaction over several did not happen, though it did.
     HalfTransaction,
+    /// A node loses a row that it had.
+    LostRow,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::EarlyPersisted,
         Self::BoughtVotes,
         Self::GrantTwice,
@@ -38,5 +40,6 @@ impl Sabotage {
         Self::LostEvents,
         Self::DoubleRequest,
         Self::HalfTransaction,
+        Self::LostRow,
     ];
 }

@@ -68,6 +68,8 @@ pub struct Options {
     pub log_budget: u64,
     /// Bytes of live data above which a range is cut.
     pub split_bytes: u64,
+    /// Between two consistency checks of a range; 0: only on command.
+    pub check_every_ms: Millis,
     /// Disks.
     pub disk: DiskDelays,
     /// A deliberate fault of the world that breaks its contract with the core.
@@ -87,6 +89,7 @@ impl Options {
             election_ms: 1000,
             log_budget: 1 << 20,
             split_bytes: 0,
+            check_every_ms: 0,
             disk: DiskDelays { sync_max: 2, slow_one_in: 0, slow_max: 0, flush_max: 1000 },
             sabotage: None,
             verbose: false,
@@ -196,6 +199,8 @@ pub struct Coverage {
     pub slow_syncs: u64,
     /// Raft messages dropped inside a session, as a full queue does.
     pub dropped: u64,
+    /// Replicas hashed for consistency checks.
+    pub hashes: u64,
 }
 
 /// See the module.

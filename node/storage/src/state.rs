@@ -31,16 +31,20 @@ mod prune;
 
 mod hash;
 
+mod audit;
+
 mod jobs;
 
 mod snapshot;
 
+pub use audit::{Audit, Audited};
 pub use codec::{Facts, Position};
 pub use prune::RevisionPin;
 pub use snapshot::{PinnedSnapshot, Staging};
 
 use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
+use audit::Audits;
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::{Applied, ApplyBatch};
 use memtable::Memtable;
@@ -88,6 +92,7 @@ struct Shared {
     /// Positions that became durable and were not told yet.
     news: Mutex<BTreeMap<RangeId, Applied>>,
     pins: Pins,
+    audits: Audits,
     poisoned: AtomicBool,
 }
 
@@ -144,6 +149,7 @@ impl State {
                 jobs: Mutex::new(()),
                 news: Mutex::new(BTreeMap::new()),
                 pins: Pins::default(),
+                audits: Audits::default(),
                 poisoned: AtomicBool::new(false),
             }),
         };

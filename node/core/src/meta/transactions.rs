@@ -47,7 +47,7 @@ struct Gateway {
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Transactions {
     committed: BTreeMap<RequestId, Committed>,
     gateways: BTreeMap<u64, Gateway>,

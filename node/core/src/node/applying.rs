@@ -32,12 +32,20 @@ impl Node {
         let mut done = replica.apply(entries, state);
         self.counters.applied += done.commands.len() as u64;
         let meta = std::mem::take(&mut done.meta);
-        for entry in &meta {
+        let mut hashes = std::mem::take(&mut done.checkpoints);
+        for (number, entry) in meta.iter().enumerate() {
+            self.hash_meta(&mut hashes, number);
             let answer = self.meta.apply(entry, &mut done.batch.system);
             self.meta_applied(entry, answer);
         }
         if !meta.is_empty() {
             self.meta_changed();
+        }
+        if range == META_RANGE {
+            self.hash_meta(&mut hashes, meta.len());
+        }
+        for (_, task) in hashes {
+            self.checkpoint_applied(task);
         }
         self.publish(range, &done.batch, state);
         let Some(replica) = self.replicas.get_mut(&range) else { return };

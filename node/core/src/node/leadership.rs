@@ -54,6 +54,7 @@ impl Node {
         self.liveness_tick();
         self.meta_tick();
         self.splitting_tick();
+        self.check_tick();
     }
 
     fn raft_ticks(&mut self) {

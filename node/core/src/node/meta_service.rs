@@ -247,6 +247,9 @@ impl Node {
             MetaRequest::Forget { txn, settled_below } => {
                 self.change_for(asker, id, MetaChange::Forget { txn, settled_below });
             }
+            MetaRequest::Checked(divergence) => {
+                self.change_for(asker, id, MetaChange::Checked(divergence));
+            }
         }
     }
 
@@ -295,7 +298,10 @@ impl Node {
                     }
                 }
             }
-            Request::Admin(AdminOp::Split { .. } | AdminOp::Transfer { .. }) | Request::Kv(_) => {
+            Request::Admin(
+                AdminOp::Split { .. } | AdminOp::Transfer { .. } | AdminOp::Check { .. },
+            )
+            | Request::Kv(_) => {
                 let error = Error::Refused("not a request for the meta range".to_owned());
                 self.outcome(asker, Outcome::Done(Err(error)));
             }

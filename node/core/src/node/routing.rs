@@ -274,6 +274,12 @@ impl Node {
                 RangeRequest::Transfer { to },
                 deadline,
             ),
+            AdminOp::Check { range } => self.enqueue(
+                Owner::Client(token),
+                if range == META_RANGE { Place::Meta } else { Place::Range(range) },
+                RangeRequest::Check,
+                deadline,
+            ),
             op @ (AdminOp::Drain { .. }
             | AdminOp::Undrain { .. }
             | AdminOp::Leave { .. }
@@ -596,6 +602,7 @@ impl Node {
             RangeRequest::ChangeReplicas { add, remove, generation } => {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
             }
+            RangeRequest::Check => self.serve_check(asker, range),
             RangeRequest::Stale(_) | RangeRequest::Transfer { .. } | RangeRequest::Meta(_) => {
                 self.out.misrouted(asker, Misrouted::NoReplica);
             }

@@ -43,6 +43,7 @@ impl Node {
                 .collect(),
             replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
             alarms: self.meta.alarms().iter().copied().collect(),
+            divergences: self.meta.divergences().values().cloned().collect(),
             leases: self.meta.leases().len(),
             requests: self.router.len(),
             watches: self.watching.len(),

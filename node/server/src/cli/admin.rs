@@ -82,7 +82,7 @@ pub(super) struct LaterArgs {
 }
 
 /// A number, with or without the letter that ids are printed with.
-fn id(text: &str) -> Result<u64, String> {
+pub(super) fn id(text: &str) -> Result<u64, String> {
     text.trim_start_matches(['r', 'n'])
         .parse()
         .map_err(|_| "expected the number of a range or node".to_owned())

@@ -114,6 +114,10 @@ fn people(status: &Value) -> String {
     if let Some(bytes) = status["bytesRemaining"].as_u64().filter(|&bytes| bytes > 0) {
         writeln!(text, "to copy:    {bytes} bytes").expect("a string takes any text");
     }
+    for diverged in status["diverged"].as_array().map_or(&[][..], Vec::as_slice) {
+        let (range, nodes) = (&diverged["range"], &diverged["nodes"]);
+        writeln!(text, "DIVERGED:   range {range}, copies on nodes {nodes}").expect("as above");
+    }
     text.push('\n');
     let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
     text.push_str(&output::table(nodes, &COLUMNS));

@@ -1,6 +1,7 @@
 //! The Admin service. Any node answers for the whole cluster: it asks every other node for what
 //! that one knows of itself, and puts the answers together (see [`report`]).
 
+mod check;
 mod report;
 
 use super::grpc::Call;
@@ -105,6 +106,24 @@ impl Gateway {
         let (range, to) = (RangeId(request.range), NodeId(request.to));
         let message = self.admin(call, AdminOp::Transfer { range, to }).await?;
         Ok(pb::TransferReply { message })
+    }
+
+    pub(super) async fn admin_check(
+        &self,
+        call: Call,
+        request: pb::CheckRequest,
+    ) -> Result<pb::CheckReply, Status> {
+        let range = RangeId(request.range);
+        let view = self.backend().view();
+        if !view.directory.iter().any(|known| known.id == range) {
+            return Err(Status::not_found(format!("holdfast: there is no range {range}")));
+        }
+        match self.ask(call, Request::Admin(AdminOp::Check { range })).await? {
+            Response::Check { report } => {
+                Ok(pb::CheckReply { json: json(&check::CheckJson::from(&*report))? })
+            }
+            _ => Err(error::unexpected_answer()),
+        }
     }
 
     async fn admin(&self, call: Call, operation: AdminOp) -> Result<String, Status> {

@@ -39,6 +39,12 @@ impl Collector for StatusCollector {
                 "Raft snapshots installed",
                 counters.snapshots_installed,
             ),
+            ("holdfast_checks", "Ranges whose copies were compared here", counters.checks),
+            (
+                "holdfast_checks_incomplete",
+                "Comparisons in which not every copy took part",
+                counters.checks_incomplete,
+            ),
         ] {
             write(&mut encoder, name, help, &ConstCounter::new(value))?;
         }
@@ -82,7 +88,7 @@ impl Collector for TlsCollector {
     }
 }
 
-fn gauges(status: &Status) -> [(&'static str, &'static str, i64); 14] {
+fn gauges(status: &Status) -> [(&'static str, &'static str, i64); 15] {
     let replicas = || status.replicas.iter();
     let count = |number: usize| number as i64;
     let leaders = replicas().filter(|replica| replica.leader).count();
@@ -109,6 +115,11 @@ fn gauges(status: &Status) -> [(&'static str, &'static str, i64); 14] {
         ("holdfast_replicas_asleep", "Replicas that sleep", count(asleep)),
         ("holdfast_copies_behind", "Copies that ranges led here lack", count(behind)),
         ("holdfast_ranges", "Ranges of the cluster", count(status.ranges.len())),
+        (
+            "holdfast_ranges_diverged",
+            "Ranges of the cluster whose copies differ",
+            count(status.divergences.len()),
+        ),
         (
             "holdfast_ranges_without_leaseholder",
             "Ranges of the cluster that nobody may serve, as known here",

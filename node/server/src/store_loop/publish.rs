@@ -1,9 +1,11 @@
 //! What the store loop lets the rest of the process know, a few times a second.
 
 use crate::gateway::backend::{RangeView, View, Vitals};
+use holdfast_core::check::Divergence;
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::status::{ReplicaStatus, Status};
 use std::collections::BTreeMap;
+use tracing::{error, info};
 
 /// A log entry's size, for estimates of what is still to be copied.
 const ENTRY_BYTES: u64 = 512;
@@ -23,6 +25,26 @@ pub(super) fn publish(vitals: &Vitals, status: &Status) {
     if *vitals.view() != view {
         vitals.publish(view);
     }
+}
+
+/// Logs what is new about replicas that differ.
+pub(super) fn tell_divergences(told: &mut Vec<Divergence>, status: &Status) {
+    if *told == status.divergences {
+        return;
+    }
+    for divergence in &status.divergences {
+        if !told.contains(divergence) {
+            let Divergence { range, index, revision, replicas } = divergence;
+            let nodes: Vec<NodeId> = replicas.iter().map(|own| own.node).collect();
+            error!(%range, ?nodes, index, revision, "replicas differ: see `holdfast-node check`");
+        }
+    }
+    for old in told.iter() {
+        if !status.divergences.iter().any(|divergence| divergence.range == old.range) {
+            info!(range = %old.range, "replicas differ no more");
+        }
+    }
+    told.clone_from(&status.divergences);
 }
 
 fn view(status: &Status) -> View {
@@ -49,6 +71,7 @@ fn view(status: &Status) -> View {
         nodes: status.nodes.clone(),
         reachable: status.reachable.clone(),
         alarms: status.alarms.clone(),
+        divergences: status.divergences.clone(),
         directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
         replicas,
     }

@@ -5,6 +5,7 @@
 //! snapshot replaces a range as a whole.
 
 use bytes::Bytes;
+use holdfast_core::check::{FORMAT, Finding, Fingerprint, HashTask};
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::Span;
 use holdfast_core::state::{Applied, ApplyBatch, StateReads, SystemRow, Version};
@@ -34,6 +35,8 @@ enum Change {
     Batch(ApplyBatch),
     Install(RangeImage, Vec<Span>),
     Destroy(RangeId, Vec<Span>),
+    /// A sabotage: a version of a key is gone.
+    Lose(Bytes, Revision),
 }
 
 /// The state at one moment.
@@ -69,6 +72,11 @@ impl Files {
                 }
             }
             Change::Destroy(range, clear) => self.destroy(*range, clear),
+            Change::Lose(key, revision) => {
+                if let Some(versions) = self.versions.get_mut(key) {
+                    versions.retain(|version| version.mod_revision != *revision);
+                }
+            }
         }
     }
 
@@ -165,6 +173,35 @@ impl StateDisk {
     /// Deletes a range.
     pub fn destroy(&mut self, range: RangeId, clear: Vec<Span>) {
         self.make(Change::Destroy(range, clear));
+    }
+
+    /// A sabotage: the version of a key that was written at a revision is gone.
+    pub fn lose(&mut self, key: Bytes, revision: Revision) {
+        self.make(Change::Lose(key, revision));
+    }
+
+    /// What a replica says of a checkpoint. Nothing is ever pruned here; what a compaction hides is
+    /// not hashed all the same.
+    pub fn check(&self, task: &HashTask) -> Finding {
+        let HashTask { span, checkpoint, bookkeeping, .. } = task;
+        let mut keys = 0_u64;
+        let versions = &self.memory.versions;
+        let found = (!span.is_empty()).then(|| versions.range::<Bytes, _>(bounds(span)));
+        for (key, versions) in found.into_iter().flatten() {
+            let mut replaced = false;
+            let below = versions.iter().rev();
+            let below = below.skip_while(|version| version.mod_revision > checkpoint.revision);
+            for version in below.take_while(|version| {
+                let seen =
+                    !std::mem::replace(&mut replaced, version.mod_revision <= checkpoint.compacted);
+                seen && (version.value.is_some() || version.mod_revision >= checkpoint.compacted)
+            }) {
+                let mut hash = Fingerprint::default();
+                hash.value(&(key, version));
+                keys = keys.wrapping_add(hash.finish());
+            }
+        }
+        Finding::Hash { format: FORMAT, keys, bookkeeping: *bookkeeping }
     }
 
     fn make(&mut self, change: Change) {

@@ -12,7 +12,7 @@ use holdfast_core::key::Span;
 use holdfast_core::measure;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
-use holdfast_core::state::ApplyBatch;
+use holdfast_core::state::{ApplyBatch, Mutation};
 use rand::Rng;
 
 /// Longest time that a read waits for its thread.
@@ -30,6 +30,7 @@ impl World {
             persist,
             apply,
             snapshots,
+            hashes,
             reads,
             replies,
             watch,
@@ -54,6 +55,12 @@ impl World {
         }
         for effect in snapshots {
             self.snapshot(node, effect);
+        }
+        for task in hashes {
+            self.coverage.hashes += 1;
+            let finding = self.nodes[&node].state.check(&task);
+            let to = task.checkpoint.leader;
+            follow_up.push(Input::Hashed { to, found: task.found(finding) });
         }
         for task in reads {
             if task.is_small() && self.rng.random_bool(0.9) {
@@ -92,7 +99,15 @@ impl World {
         {
             batch.mutations.clear();
         }
+        let lost = (self.options.sabotage == Some(Sabotage::LostRow)
+            && node == NodeId(2)
+            && self.rng.random_ratio(1, 20))
+        .then(|| batch.mutations.last().cloned())
+        .flatten();
         self.sim(node).state.apply(batch);
+        if let Some(Mutation { key, version, .. }) = lost {
+            self.sim(node).state.lose(key, version.mod_revision);
+        }
         self.checks.see(&self.nodes, &Sight::Applied { node, range });
         if range == META_RANGE {
             self.end_removed(node);

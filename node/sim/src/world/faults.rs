@@ -15,6 +15,11 @@ use rand::Rng;
 const RECONNECT_MS: Millis = 100;
 
 impl World {
+    /// A node loses the version of a key that was written at a revision.
+    pub fn lose(&mut self, node: NodeId, key: bytes::Bytes, revision: i64) {
+        self.sim(node).state.lose(key, revision);
+    }
+
     /// Sends a message on its way.
     pub(super) fn transmit(&mut self, from: NodeId, to: NodeId, message: &Message) {
         if matches!(message, Message::Raft { .. })

@@ -114,7 +114,8 @@ impl World {
         let now = self.now;
         let incarnation = self.next_incarnation;
         self.next_incarnation += 1;
-        let Options { election_ms, log_budget, split_bytes, sabotage, .. } = self.options;
+        let Options { election_ms, log_budget, split_bytes, check_every_ms, sabotage, .. } =
+            self.options;
         let sim = self.sim(node);
         sim.starting = false;
         if sim.core.is_some() || sim.removed {
@@ -126,6 +127,7 @@ impl World {
         config.election_ms = election_ms;
         config.log_budget = log_budget;
         config.split_bytes = split_bytes;
+        config.check_every_ms = check_every_ms;
         let mut boots = sim.log.boots();
         for boot in &mut boots {
             boot.applied = sim.state.memory().applied(boot.range).unwrap_or_default();

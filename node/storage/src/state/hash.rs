@@ -8,6 +8,7 @@ use crate::state::codec::{Facts, Position};
 use crate::state::memtable::Memtable;
 use crate::state::prune::not_hidden;
 use bytes::Bytes;
+use holdfast_core::check::Fingerprint;
 use holdfast_core::ids::Revision;
 use holdfast_core::key::{Span, successor};
 use holdfast_core::state::Version;
@@ -16,12 +17,21 @@ use std::collections::BTreeSet;
 /// Keys looked at under one lock.
 const CHUNK: usize = 256;
 
+/// What was hashed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Of the hashes of all changes.
+    pub hash: u64,
+    /// Keys and values.
+    pub bytes: u64,
+}
+
 impl State {
     /// Hashes all changes to keys in `spans` at or below `revision` that a compaction at
     /// `compact_revision` leaves. The spans do not overlap.
     pub fn hash(&self, spans: &[Span], revision: Revision, compact_revision: Revision) -> u64 {
         let _pin = self.pin_revision(compact_revision);
-        let mut sum = 0_u64;
+        let mut sum = Sum::default();
         for span in spans.iter().filter(|span| !span.is_empty()) {
             let mut from = span.start.clone();
             while let Some(last) =
@@ -30,17 +40,17 @@ impl State {
                 from = successor(&last);
             }
         }
-        sum
+        sum.hash
     }
 
     /// Adds the hashes of some keys from `from` on; returns the last one, or `None` at the end.
-    fn hash_chunk(
+    pub(super) fn hash_chunk(
         &self,
         from: &Bytes,
         span: &Span,
         revision: Revision,
         compact: Revision,
-        sum: &mut u64,
+        sum: &mut Sum,
     ) -> Option<Bytes> {
         let keys_of = |table: &Memtable| -> Vec<Bytes> {
             table.range(from, span.end.as_ref()).take(CHUNK).map(|(key, _)| key.clone()).collect()
@@ -61,7 +71,8 @@ impl State {
             self.each_version(key, &mut |versions| {
                 let seen = versions.skip_while(|version| version.mod_revision > revision);
                 for version in not_hidden(seen, compact) {
-                    *sum = sum.wrapping_add(hash_change(key, &version));
+                    sum.hash = sum.hash.wrapping_add(hash_change(key, &version));
+                    sum.bytes += (key.len() + version.value.as_ref().map_or(0, Bytes::len)) as u64;
                 }
             });
         }
@@ -91,7 +102,7 @@ impl State {
 fn hash_change(key: &[u8], version: &Version) -> u64 {
     let Facts { position, create_revision, version: count, lease, tombstone } = Facts::of(version);
     let Position { revision, sub } = position;
-    let mut hash = Hash(0x5851_f42d_4c95_7f2d);
+    let mut hash = Fingerprint::default();
     hash.bytes(key);
     for number in [revision as u64, u64::from(sub), create_revision as u64, count as u64] {
         hash.number(number);
@@ -100,30 +111,4 @@ fn hash_change(key: &[u8], version: &Version) -> u64 {
     hash.number(u64::from(tombstone));
     hash.bytes(version.value.as_deref().unwrap_or_default());
     hash.finish()
-}
-
-/// A hash of numbers and byte strings that is the same in every version of this program, since
-/// nodes of two versions are compared during an upgrade. Against accidents, not against attackers.
-struct Hash(u64);
-
-impl Hash {
-    fn number(&mut self, number: u64) {
-        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 29);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.number(u64::from_le_bytes(word));
-        }
-    }
-
-    fn finish(mut self) -> u64 {
-        self.number(0);
-        self.number(0);
-        self.0
-    }
 }

@@ -104,6 +104,8 @@ impl State {
     }
 
     fn start(&self, range: RangeId, job: &Job) -> Result<()> {
+        let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
+        self.shared.audits.disturb(spans);
         let _jobs = self.shared.jobs.lock();
         {
             let _writer = self.shared.writer.lock();

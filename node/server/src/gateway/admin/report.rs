@@ -4,6 +4,7 @@
 //! leaseholder with the highest term; a node that did not answer is `Down`, whatever it was.
 
 use crate::gateway::backend::{RangeView, View};
+use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId, Revision};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ pub(super) struct Cluster {
     answering: BTreeSet<NodeId>,
     draining: BTreeSet<NodeId>,
     ranges: Vec<Range>,
+    divergences: Vec<Divergence>,
 }
 
 /// One range, with what its leaseholder says.
@@ -59,8 +61,19 @@ pub(super) struct StatusJson {
     ranges: RangeCounts,
     nodes: Vec<NodeJson>,
     bytes_remaining: u64,
+    /// Ranges whose copies differ, as the last comparison found.
+    diverged: Vec<DivergedJson>,
     cluster: String,
     sequencer: Option<u64>,
+    revision: Revision,
+}
+
+/// Copies of one range that differ from the majority, or from each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DivergedJson {
+    range: u64,
+    nodes: Vec<u64>,
     revision: Revision,
 }
 
@@ -103,6 +116,8 @@ pub(super) struct RangeJson {
     generation: u64,
     replicas: Vec<ReplicaJson>,
     bytes_remaining: u64,
+    /// Nodes whose copies differ, as the last comparison found.
+    diverged: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,6 +190,8 @@ impl Cluster {
                 Range { descriptor, leaseholder }
             })
             .collect();
+        let trusted = reports.iter().max_by_key(|report| Some(report.node) == sequencer);
+        let divergences = trusted.map_or_else(Vec::new, |report| report.view.divergences.clone());
         Self {
             id,
             sequencer,
@@ -187,6 +204,7 @@ impl Cluster {
                 .map(|report| report.node)
                 .collect(),
             ranges,
+            divergences,
         }
     }
 
@@ -209,6 +227,7 @@ impl Cluster {
             ranges: RangeCounts { total: self.ranges.len(), fully_replicated: full, unavailable },
             nodes: self.nodes(),
             bytes_remaining: self.ranges.iter().map(Range::bytes_remaining).sum(),
+            diverged: self.divergences.iter().map(DivergedJson::from).collect(),
             cluster: format!("{:x}", self.id),
             sequencer: self.sequencer.map(|node| node.0),
             revision: self.revision,
@@ -275,7 +294,12 @@ impl Cluster {
             generation: descriptor.generation,
             replicas: replicas.collect(),
             bytes_remaining: range.bytes_remaining(),
+            diverged: self.divergence(range).map_or_else(Vec::new, nodes_of),
         }
+    }
+
+    fn divergence(&self, range: &Range) -> Option<&Divergence> {
+        self.divergences.iter().find(|divergence| divergence.range == range.descriptor.id)
     }
 
     fn state(&self, node: &NodeRecord) -> &'static str {
@@ -318,15 +342,30 @@ impl Cluster {
         range.leaseholder.is_some() && voters.count() >= range.descriptor.quorum()
     }
 
-    /// Every voter has everything, and answers.
+    /// Every voter has everything, and answers, and none was found to differ.
     fn is_full(&self, range: &Range) -> bool {
         self.is_available(range)
+            && self.divergence(range).is_none()
             && range.descriptor.voters().all(|voter| self.has_copy(range, voter.node))
     }
 
     fn has_copy(&self, range: &Range, node: NodeId) -> bool {
         self.answering.contains(&node)
             && range.leaseholder.as_ref().is_some_and(|(_, view)| view.caught_up.contains(&node))
+    }
+}
+
+fn nodes_of(divergence: &Divergence) -> Vec<u64> {
+    divergence.replicas.iter().map(|own| own.node.0).collect()
+}
+
+impl From<&Divergence> for DivergedJson {
+    fn from(divergence: &Divergence) -> Self {
+        Self {
+            range: divergence.range.0,
+            nodes: nodes_of(divergence),
+            revision: divergence.revision,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: reading never waits for the store loop, and what is read may be a little old. Numbers
 //! that change with each write are atomics in [`Vitals`]; the rest is a [`View`], replaced whole.
 
+use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::{NodeRecord, RangeDescriptor};
 use holdfast_core::ids::{Index, NodeId, Revision, Term};
 use holdfast_core::request::AlarmKind;
@@ -206,10 +207,28 @@ pub struct View {
     pub reachable: Vec<NodeId>,
     /// Alarms that are raised.
     pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Replicas that differ from the others of their range.
+    #[serde(default)]
+    pub divergences: Vec<Divergence>,
     /// Every range, as this node last heard; exact where the meta range has a replica.
     pub directory: Vec<RangeDescriptor>,
     /// This node's replicas.
     pub replicas: Vec<RangeView>,
+}
+
+impl View {
+    /// Alarms for which probes may take a node out of service. That copies differ is not among them:
+    /// it concerns one range, and a probe would stop all of them. A person who raises that alarm means it.
+    pub fn stopping_alarms(&self) -> impl Iterator<Item = AlarmKind> + '_ {
+        let differs = |node: NodeId| {
+            let mut all = self.divergences.iter().flat_map(|divergence| &divergence.replicas);
+            all.any(|replica| replica.node == node)
+        };
+        let alarms = self.alarms.iter().copied();
+        alarms
+            .filter(move |(node, alarm)| *alarm != AlarmKind::Corrupt || !differs(*node))
+            .map(|(_, alarm)| alarm)
+    }
 }
 
 /// One replica on this node.
@@ -230,4 +249,24 @@ pub struct RangeView {
     pub caught_up: Vec<NodeId>,
     /// Only where `leaseholder`: about how many bytes the other copies still lack.
     pub bytes_remaining: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::descriptor::{ReplicaDescriptor, ReplicaKind};
+    use holdfast_core::ids::{RangeId, ReplicaId};
+
+    #[test]
+    fn copies_that_differ_stop_no_probe() {
+        let replica =
+            ReplicaDescriptor { replica: ReplicaId(1), node: NodeId(2), kind: ReplicaKind::Voter };
+        let divergence =
+            Divergence { range: RangeId(3), index: 9, revision: 5, replicas: vec![replica] };
+        let alarms = vec![(NodeId(2), AlarmKind::Corrupt), (NodeId(3), AlarmKind::NoSpace)];
+        let mut view = View { alarms, divergences: vec![divergence], ..View::default() };
+        assert_eq!(view.stopping_alarms().collect::<Vec<_>>(), [AlarmKind::NoSpace]);
+        view.divergences.clear();
+        assert_eq!(view.stopping_alarms().count(), 2);
+    }
 }

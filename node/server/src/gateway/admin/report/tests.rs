@@ -133,3 +133,25 @@ fn a_report_survives_the_way_between_nodes() {
     let received: Local = serde_json::from_slice(&bytes).expect("the same form");
     assert_eq!(received, sent);
 }
+
+/// A copy that differs protects nothing, whoever says that it has everything.
+#[test]
+fn copies_that_differ_are_not_full_protection() {
+    let all = [1, 2, 3];
+    let mut first = report(1, &all);
+    first.view.divergences = vec![Divergence {
+        range: RangeId(2),
+        index: 9,
+        revision: 5,
+        replicas: vec![descriptor(2).replicas[2]],
+    }];
+    // Who does not lead the meta range may not have heard of it.
+    let cluster = Cluster::new(report(2, &all), vec![report(3, &all), first]);
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Degraded");
+    assert_eq!(status["ranges"]["fullyReplicated"], 2);
+    assert_eq!(status["diverged"], serde_json::json!([{"range": 2, "nodes": [3], "revision": 5}]));
+    let ranges = serde_json::to_value(cluster.ranges()).expect("plain data");
+    assert_eq!(ranges[1]["diverged"], serde_json::json!([3]));
+    assert_eq!(ranges[1]["state"], "Degraded");
+}
