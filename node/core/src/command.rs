@@ -8,6 +8,7 @@ use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
 use crate::key::Span;
+use crate::meta::Move;
 use crate::request::{AlarmAction, AlarmKind};
 use crate::state::Mutation;
 use bytes::Bytes;
@@ -256,6 +257,18 @@ pub enum MetaChange {
     },
     /// A check found that replicas differ, or (with none) that they do not.
     Checked(Divergence),
+    /// A copy of a range is to go from one node to another.
+    Move {
+        /// The range.
+        range: RangeId,
+        /// From where to where.
+        way: Move,
+    },
+    /// It has, or cannot.
+    MoveEnded {
+        /// The range.
+        range: RangeId,
+    },
 }
 
 impl Entry {

@@ -48,6 +48,8 @@ pub mod replica;
 
 pub mod bootstrap;
 
+pub mod placement;
+
 pub mod status;
 
 pub mod node;

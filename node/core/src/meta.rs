@@ -44,6 +44,15 @@ pub struct LeaseRecord {
     pub ranges: BTreeSet<RangeId>,
 }
 
+/// The way of one copy of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Where it is.
+    pub from: NodeId,
+    /// Where it is to be.
+    pub to: NodeId,
+}
+
 /// The answer to a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MetaAnswer {
@@ -82,6 +91,7 @@ pub struct MetaState {
     answers: BTreeMap<RequestId, (u64, MetaAnswer)>,
     transactions: Transactions,
     divergences: BTreeMap<RangeId, Divergence>,
+    moves: BTreeMap<RangeId, Move>,
 }
 
 impl MetaState {
@@ -141,6 +151,9 @@ impl MetaState {
                 }
                 Some(b'D') => {
                     state.divergences.insert(RangeId(id(key)?), read(value)?);
+                }
+                Some(b'M') => {
+                    state.moves.insert(RangeId(id(key)?), read(value)?);
                 }
                 // Also rows that every range has (descriptor, dedup, position).
                 _ => state.transactions.load(key, value)?,
@@ -223,6 +236,11 @@ impl MetaState {
         &self.divergences
     }
 
+    /// Copies that are to go to another node, by range.
+    pub fn moves(&self) -> &BTreeMap<RangeId, Move> {
+        &self.moves
+    }
+
     /// A hash of all that came by the log.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint::default();
@@ -234,6 +252,7 @@ impl MetaState {
         hash.value(&self.answers);
         hash.value(&self.divergences);
         hash.value(&self.transactions);
+        hash.value(&self.moves);
         hash.finish()
     }
 
@@ -422,6 +441,19 @@ impl MetaState {
             MetaChange::Forget { txn, settled_below } => {
                 self.transactions.forget(*txn, rows);
                 self.transactions.settled(txn.gateway, *settled_below, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Move { range, way } => {
+                let Move { from, to } = *way;
+                self.moves.insert(*range, *way);
+                row(rows, b'M', range.0, Some(way));
+                let message =
+                    format!("{range}: a copy is made on {to}, then the one on {from} goes");
+                MetaAnswer::Client(Ok(Response::Admin { message }))
+            }
+            MetaChange::MoveEnded { range } => {
+                self.moves.remove(range);
+                row::<Move>(rows, b'M', range.0, None);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::Checked(found) => {

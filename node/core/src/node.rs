@@ -37,6 +37,7 @@ mod leadership;
 mod lifetimes;
 mod members;
 mod meta_service;
+mod moving;
 mod routing;
 mod splitting;
 mod status;

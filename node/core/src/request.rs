@@ -357,6 +357,15 @@ pub enum AdminOp {
         /// The range.
         range: crate::ids::RangeId,
     },
+    /// Move one copy of a range.
+    Move {
+        /// The range.
+        range: crate::ids::RangeId,
+        /// Where it is.
+        from: NodeId,
+        /// Where it is to be.
+        to: NodeId,
+    },
 }
 
 /// The answer to one [`Op`].

@@ -19,7 +19,7 @@ pub use security::ClientSecurity;
 use crate::config::{ServeArgs, expand_config_file};
 use crate::dev::DevArgs;
 use crate::{dev, serve};
-use admin::{DrainArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs};
+use admin::{DrainArgs, MoveArgs, RangesArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs};
 use check::CheckArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
@@ -102,7 +102,7 @@ enum Command {
     #[command(after_help = status::AFTER_HELP)]
     Status(StatusArgs),
     /// List the ranges: keys, copies, leader
-    Ranges(ClientArgs),
+    Ranges(RangesArgs),
     /// List the nodes: state, ranges, leaders
     Nodes(ClientArgs),
     /// Compare the copies of every range; exit code 0 only if all are equal
@@ -122,9 +122,9 @@ enum Command {
     /// Make the copies of a node that does not answer on other nodes, now
     #[command(after_help = REPROTECT_HELP)]
     Reprotect(ReprotectArgs),
-    /// Move a copy of a range to another node (not available in this version)
-    #[command(hide = true)]
-    Move(admin::LaterArgs),
+    /// Move one copy of a range to another node
+    #[command(after_help = MOVE_HELP)]
+    Move(MoveArgs),
 }
 
 const DRAIN_HELP: &str = "\
@@ -132,6 +132,14 @@ Examples:
   holdfast-node drain 2               leads nothing until `undrain 2`, keeps its copies
   holdfast-node drain 2 --replicas    gives its copies to other nodes too, then it is gone for good;
                                       `undrain 2` before the end keeps what it still has";
+
+const MOVE_HELP: &str = "\
+Example:
+  holdfast-node move --range 3 --from 2 --to 4 --wait --timeout 5m
+
+A copy is made on the new node; when it has everything, it takes the place of the old one in one step.
+Refused, with the reason, if that cannot be done now, or if the cluster would move a copy back to
+even nodes out. `ranges` shows it under way.";
 
 const REPROTECT_HELP: &str = "\
 Example:
@@ -179,7 +187,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Transfer(args) => admin::transfer(args),
         Command::Drain(args) => admin::drain(args),
         Command::Undrain(args) => admin::undrain(args),
-        Command::Move(_) => Err(admin::later("move")),
+        Command::Move(args) => admin::move_copy(args),
         Command::Reprotect(args) => admin::reprotect(args),
     }
 }

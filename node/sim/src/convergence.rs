@@ -5,7 +5,8 @@ use crate::invariants::states_agree::rows_of;
 use crate::world::World;
 use holdfast_core::descriptor::NodeState;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
-use holdfast_core::status::Status;
+use holdfast_core::placement::{self, Directory, Problem};
+use holdfast_core::status::{RangeStatus, Status};
 use std::collections::BTreeMap;
 
 /// Is every range led, by one leaseholder?
@@ -102,6 +103,9 @@ pub fn free(world: &World) -> Result<(), String> {
 pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
     let statuses = statuses(world)?;
     for status in &statuses {
+        if let Some(problem) = problems(status, replicas).into_iter().next() {
+            return Err(format!("as {} sees it: {problem}", status.node));
+        }
         if let Some(node) = status.nodes.iter().find(|record| record.state == NodeState::Condemned)
         {
             return Err(format!("{} is condemned, and runs", node.id));
@@ -122,6 +126,24 @@ pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the checker of the directory says, but for what a node that is being drained excuses.
+fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
+    let ranges: Vec<_> = status.ranges.iter().map(|range| range.descriptor.clone()).collect();
+    let leader = |range: &RangeStatus| Some((range.descriptor.id, range.leaseholder?));
+    let leaders = status.ranges.iter().filter_map(leader).collect();
+    let nodes = &status.nodes;
+    let directory = Directory { nodes, ranges: &ranges, leaders: &leaders, copies: Some(replicas) };
+    let drained = status.nodes.iter().any(|record| record.state == NodeState::Draining);
+    let mut problems = placement::check(&directory);
+    problems.retain(|problem| match problem {
+        Problem::Copying { .. } => !drained,
+        // Ranks are not moved for it.
+        Problem::Leaders { .. } => false,
+        _ => true,
+    });
+    problems
 }
 
 /// How many consistency checks each node has led, and how many of these without everybody.

@@ -162,7 +162,7 @@ impl Nemesis {
     fn administer(world: &mut World, gateway: NodeId) {
         let count = world.nodes().len() as u64;
         let node = NodeId(world.rng().random_range(1..=count));
-        let op = match world.rng().random_range(0..10) {
+        let op = match world.rng().random_range(0..11) {
             0 | 1 => {
                 let key = *["k1", "k2", "k4", "k5/2", "k7", "k8", "k9"]
                     .choose(world.rng())
@@ -176,6 +176,11 @@ impl Nemesis {
                 let epoch = world.rng().random_range(0..3);
                 let operation = format!("operation {}", world.rng().random_range(0..50));
                 AdminOp::Reprotect { node, operation, epoch }
+            }
+            8 => {
+                let range = RangeId(world.rng().random_range(2..=5));
+                let to = NodeId(world.rng().random_range(1..=count));
+                AdminOp::Move { range, from: node, to }
             }
             7 => AdminOp::Check { range: RangeId(world.rng().random_range(1..=4)) },
             _ => {

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 21] = [
+const FIXED: [(u64, &str); 22] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -31,6 +31,7 @@ const FIXED: [(u64, &str); 21] = [
     (500_403, "the same, when the leader of the meta range had not applied the removal"),
     (700_015, "a replica that was removed while it stood for election, and won"),
     (611_068, "a hand-over by one that led no more, forwarded to its successor"),
+    (905_016, "a hint of a later revision, lost while the question after an earlier one was out"),
     (500_352, "entries written to a log after its replica was removed"),
     (730_138, "a transaction planned on what it had read under locks that stood no more"),
     (19, "a deletion carried out twice, as the range was cut while it was under way"),

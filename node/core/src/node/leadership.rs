@@ -474,12 +474,7 @@ impl Node {
     ) {
         let answered = self.session.answer(session, first, answers, compacted);
         for (range, term, asked, reply) in answered {
-            let current = match reply {
-                crate::message::SequencerReply::Granted(revision)
-                | crate::message::SequencerReply::Current(revision) => revision,
-                crate::message::SequencerReply::Fenced
-                | crate::message::SequencerReply::LeaseNotFound => 0,
-            };
+            let current = current_revision(reply);
             self.session.learn(current);
             match asked {
                 Asked::Gather(id) => self.gather_at(id, current),
@@ -608,7 +603,7 @@ impl Node {
     }
 
     /// The best other voter to lead a range, if any is up.
-    fn successor(&self, range: RangeId) -> Option<ReplicaId> {
+    pub(super) fn successor(&self, range: RangeId) -> Option<ReplicaId> {
         let replica = self.replicas.get(&range)?;
         let descriptor = replica.descriptor.as_ref()?;
         let progress = replica.group.progress();
@@ -716,5 +711,14 @@ impl Node {
                 self.hand_over(range, to);
             }
         }
+    }
+}
+
+/// The revision that an answer of the sequencer names; 0 if none.
+fn current_revision(reply: crate::message::SequencerReply) -> i64 {
+    match reply {
+        crate::message::SequencerReply::Granted(revision)
+        | crate::message::SequencerReply::Current(revision) => revision,
+        crate::message::SequencerReply::Fenced | crate::message::SequencerReply::LeaseNotFound => 0,
     }
 }

@@ -23,6 +23,7 @@ use crate::error::{Error, Misrouted};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
 use crate::leaseholder::Asker;
 use crate::message::{Outcome, RangeRequest};
+use crate::meta::Move;
 use crate::request::Response;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use std::collections::BTreeMap;
@@ -92,6 +93,7 @@ impl Node {
         self.plan_at = self.now + PLAN_MS;
         self.publish_meta_members();
         self.plan_nodes();
+        self.end_moves();
         let mut load = self.load();
         let mut steps: Vec<Step> = Vec::new();
         for range in self.meta.ranges().values() {
@@ -116,7 +118,7 @@ impl Node {
             && self.answers(node)
     }
 
-    fn answers(&self, node: NodeId) -> bool {
+    pub(super) fn answers(&self, node: NodeId) -> bool {
         node == self.config.node
             || self.peers.get(&node).is_some_and(|peer| peer.connected && !peer.down)
     }
@@ -227,6 +229,10 @@ impl Node {
                 load.add(target);
                 step(Some(target), Some(gone.node))
             }
+            // Somebody wants it elsewhere.
+            (None, _) if let Some(Move { from, to }) = self.move_step(range) => {
+                step(Some(to), Some(from))
+            }
             // Nobody is gone (any more): the copy goes on if it makes things more even.
             (None, Some(begun)) => {
                 let leader = self.meta.registration(range.id)?.node;
@@ -333,9 +339,6 @@ impl Node {
         if replica.group.is_changing() || replica.group.is_joint() || replica.admin.is_some() {
             return self.outcome(asker, done("a change is under way"));
         }
-        if remove == Some(self.config.node) {
-            return self.outcome(asker, done("this node leads: it gives that away first"));
-        }
         let progress = replica.group.progress();
         let last = replica.group.last_index();
         let caught_up = |id: ReplicaId| {
@@ -344,6 +347,20 @@ impl Node {
             })
         };
         let learner = add.and_then(|node| descriptor.replica_on(node));
+        if learner.is_some_and(|learner| learner.kind == ReplicaKind::Voter) {
+            // It counts already: whoever goes in its place would leave one copy too few.
+            return self.outcome(asker, done("the new replica is there"));
+        }
+        if remove == Some(self.config.node)
+            && learner.is_none_or(|learner| caught_up(learner.replica))
+            && (add.is_none() || learner.is_some())
+        {
+            // A leader never removes itself: another one goes on from here.
+            if let Some(next) = self.successor(range) {
+                self.hand_over(range, next);
+            }
+            return self.outcome(asker, done("this node leads: it gives that away first"));
+        }
         let next = match (learner, add) {
             (None, Some(node)) => Some(add_learner(&descriptor, node)),
             (Some(learner), _) if caught_up(learner.replica) => {

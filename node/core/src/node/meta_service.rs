@@ -16,7 +16,7 @@ use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Rev
 use crate::leaseholder::{Asker, Out};
 use crate::message::MetaRequest;
 use crate::message::{InternalReply, Outcome, RangeRequest};
-use crate::meta::{LeaseRecord, MetaAnswer};
+use crate::meta::{LeaseRecord, MetaAnswer, Move};
 use crate::replica::Lease;
 use crate::request::{AdminOp, AlarmAction, Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,6 +287,15 @@ impl Node {
                 Ok(()) => self.set_node_state(asker, id, node, NodeState::Leaving),
                 Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
             },
+            Request::Admin(AdminOp::Move { range, from, to }) => {
+                let way = Move { from, to };
+                match self.may_move(range, way) {
+                    Ok(()) => self.change_for(asker, id, MetaChange::Move { range, way }),
+                    Err(reason) => {
+                        self.outcome(asker, Outcome::Done(Err(Error::Refused(reason))));
+                    }
+                }
+            }
             Request::Admin(AdminOp::Reprotect { node, operation, epoch }) => {
                 match self.may_reprotect(node) {
                     Ok(()) => {

@@ -283,6 +283,7 @@ impl Node {
             op @ (AdminOp::Drain { .. }
             | AdminOp::Undrain { .. }
             | AdminOp::Leave { .. }
+            | AdminOp::Move { .. }
             | AdminOp::Reprotect { .. }) => self.enqueue(
                 Owner::Client(token),
                 Place::Meta,

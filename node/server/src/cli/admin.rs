@@ -1,17 +1,20 @@
 //! Lists of ranges and nodes, and what an administrator may do with them.
 
-use super::Failure;
 use super::client::{Admin, ClientArgs, ask, block_on};
 use super::output::{self, Column, Format};
+use super::{Exit, Failure};
 use crate::config::parse_key;
 use clap::Args;
 use holdfast_proto::admin::{
-    DrainRequest, NodesRequest, RangesRequest, ReprotectRequest, SplitRequest, TransferRequest,
-    UndrainRequest,
+    DrainRequest, MoveRequest, NodesRequest, RangesReply, RangesRequest, ReprotectRequest,
+    SplitRequest, TransferRequest, UndrainRequest,
 };
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tonic::Status;
+
+/// Between two looks whether a copy has moved.
+const MOVED_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The flags of `split`.
 #[derive(Debug, Args)]
@@ -74,11 +77,33 @@ pub(super) struct ReprotectArgs {
     client: ClientArgs,
 }
 
-/// Anything: the command is refused anyway.
+/// The flags of `ranges`.
 #[derive(Debug, Args)]
-pub(super) struct LaterArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _anything: Vec<String>,
+pub(super) struct RangesArgs {
+    /// Say what is wrong about where copies and leaders are; exit code 1 if anything is
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The flags of `move`.
+#[derive(Debug, Args)]
+pub(super) struct MoveArgs {
+    /// Number of the range, as `ranges` shows it
+    #[arg(long, value_parser = id)]
+    range: u64,
+    /// Number of the node that has the copy
+    #[arg(long, value_name = "NODE", value_parser = id)]
+    from: u64,
+    /// Number of the node that is to have it
+    #[arg(long, value_name = "NODE", value_parser = id)]
+    to: u64,
+    /// Wait until it is done, at most --timeout
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 /// A number, with or without the letter that ids are printed with.
@@ -88,12 +113,7 @@ pub(super) fn id(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected the number of a range or node".to_owned())
 }
 
-/// The refusal of a command that does not exist yet.
-pub(super) fn later(command: &str) -> Failure {
-    Failure::usage(format!("{command} is not available in this version"))
-}
-
-pub(super) fn ranges(args: ClientArgs) -> Result<(), Failure> {
+pub(super) fn ranges(args: RangesArgs) -> Result<(), Failure> {
     const COLUMNS: [Column; 6] = [
         ("RANGE", &["id", "range"]),
         ("START", &["start"]),
@@ -102,10 +122,72 @@ pub(super) fn ranges(args: ClientArgs) -> Result<(), Failure> {
         ("LEADER", &["leader"]),
         ("STATE", &["state"]),
     ];
-    let json = block_on(ask(&args, async |mut admin: Admin| -> Result<_, Status> {
-        Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
+    let RangesArgs { check, client } = args;
+    let answer = block_on(ask(&client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.ranges(RangesRequest {}).await?.into_inner())
     }))??;
-    list(&json, "ranges", args.output, &COLUMNS)
+    let RangesReply { json, problems } = answer;
+    if check && client.output == Format::Json {
+        let ranges: Value = parse(&json)?;
+        println!("{}", output::json(&json!({ "ranges": ranges, "problems": problems })));
+    } else {
+        list(&json, "ranges", client.output, &COLUMNS)?;
+    }
+    if !check || problems.is_empty() {
+        return Ok(());
+    }
+    if client.output == Format::Table {
+        println!();
+        problems.iter().for_each(|problem| println!("{problem}"));
+    }
+    let line = format!("{} problems with where copies and leaders are", problems.len());
+    Err(Failure { exit: Exit::Negative, line })
+}
+
+pub(super) fn parse(json: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::broken(format!("the node's answer is not JSON: {error}")))
+}
+
+pub(super) fn move_copy(args: MoveArgs) -> Result<(), Failure> {
+    let MoveArgs { range, from, to, wait, client } = args;
+    let message = block_on(ask(&client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.r#move(MoveRequest { range, from, to }).await?.into_inner().message)
+    }))??;
+    if wait {
+        block_on(moved(&client, (range, from, to)))??;
+        say(&client, &format!("range {range}: the copy is on node {to}"));
+    } else {
+        say(&client, &message);
+    }
+    Ok(())
+}
+
+/// Waits until a copy has moved.
+async fn moved(client: &ClientArgs, (range, from, to): (u64, u64, u64)) -> Result<(), Failure> {
+    let deadline = Instant::now() + client.timeout.0;
+    loop {
+        let json = ask(client, async |mut admin: Admin| -> Result<_, Status> {
+            Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
+        })
+        .await?;
+        let ranges = parse(&json)?;
+        let mut ranges = ranges.as_array().into_iter().flatten();
+        let copies = ranges.find(|known| known["id"] == range).map(|known| &known["replicas"]);
+        let has = |node: u64| {
+            let mut copies = copies.and_then(Value::as_array).into_iter().flatten();
+            copies.any(|copy| copy["node"] == node && copy["kind"] == "voter")
+        };
+        if has(to) && !has(from) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let line =
+                format!("range {range}: the copy is not on node {to} alone yet: see `ranges`");
+            return Err(Failure { exit: Exit::Negative, line });
+        }
+        tokio::time::sleep(MOVED_INTERVAL).await;
+    }
 }
 
 pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {

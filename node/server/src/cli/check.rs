@@ -1,5 +1,6 @@
 //! `check`: are the copies of every range equal?
 
+use super::admin::{id, parse};
 use super::client::{Admin, ClientArgs, ask, block_on};
 use super::output::{self, Column, Format};
 use super::{Exit, Failure};
@@ -23,7 +24,7 @@ be compared, because its node does not answer or is being replaced. --timeout is
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     /// Only this range, as `ranges` shows it [default: every range]
-    #[arg(long, value_name = "ID", value_parser = super::admin::id)]
+    #[arg(long, value_name = "ID", value_parser = id)]
     range: Option<u64>,
     #[command(flatten)]
     client: ClientArgs,
@@ -63,11 +64,6 @@ async fn check(args: &ClientArgs, range: u64) -> Result<Value, Failure> {
     })
     .await?;
     parse(&json)
-}
-
-fn parse(json: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(json)
-        .map_err(|error| Failure::broken(format!("the node's answer is not JSON: {error}")))
 }
 
 fn print(format: Format, found: &[Value]) {

@@ -39,7 +39,8 @@ impl Gateway {
         _call: Call,
         _request: pb::RangesRequest,
     ) -> Result<pb::RangesReply, Status> {
-        Ok(pb::RangesReply { json: json(&self.cluster().await.ranges())? })
+        let cluster = self.cluster().await;
+        Ok(pb::RangesReply { json: json(&cluster.ranges())?, problems: cluster.problems() })
     }
 
     pub(super) async fn admin_nodes(
@@ -106,6 +107,17 @@ impl Gateway {
         let (range, to) = (RangeId(request.range), NodeId(request.to));
         let message = self.admin(call, AdminOp::Transfer { range, to }).await?;
         Ok(pb::TransferReply { message })
+    }
+
+    pub(super) async fn admin_move(
+        &self,
+        call: Call,
+        request: pb::MoveRequest,
+    ) -> Result<pb::MoveReply, Status> {
+        let pb::MoveRequest { range, from, to } = request;
+        let (range, from, to) = (RangeId(range), NodeId(from), NodeId(to));
+        let message = self.admin(call, AdminOp::Move { range, from, to }).await?;
+        Ok(pb::MoveReply { message })
     }
 
     pub(super) async fn admin_check(

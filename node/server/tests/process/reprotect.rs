@@ -99,3 +99,57 @@ fn a_node_gives_its_copies_away_before_it_goes() {
     let reprotect = cluster.command(&["reprotect", "3"]);
     assert!(!reprotect.status.success());
 }
+
+#[test]
+fn a_move_that_the_cluster_would_undo_is_refused() {
+    let cluster = Cluster::start(&FOUR);
+    cluster.wait_full();
+    let check = cluster.command(&["ranges", "--check"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let load = Load::start(&cluster.endpoints(), &KEYS);
+    load.wait_progress(50);
+    // Four nodes, four ranges: each has three copies, and gives one for one.
+    let before = places(&cluster);
+    let on = |range: u64| before.iter().find(|(id, _)| *id == range).unwrap().1.clone();
+    let (from, to) = (on(2)[0], (1..=4).find(|node| !on(2).contains(node)).unwrap());
+    let words = |from: u64, to: u64| {
+        let (from, to) = (from.to_string(), to.to_string());
+        let arguments = ["move", "--range", "2", "--from", &from, "--to", &to, "--wait"];
+        let output = cluster.command(&[&arguments[..], &["--timeout", "60s"]].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, why) = words(from, to);
+    assert_eq!(code, Some(3), "{why}");
+    assert!(why.contains("would move one back"), "{why}");
+    let (code, why) = words(to, from);
+    assert_eq!(code, Some(3));
+    assert!(why.contains("has no copy of r2"), "{why}");
+    let report = load.finish();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+}
+
+#[test]
+fn a_leaders_copy_moves_without_a_failed_request() {
+    let cluster = Cluster::start(&["--nodes", "4", "--split-keys", "m"]);
+    cluster.wait_full();
+    let load = Load::start(&cluster.endpoints(), &KEYS);
+    load.wait_progress(50);
+    // Range 2 is on nodes 1 to 3, led by 1, range 3 on 2 to 4: nodes 2 and 3 have two copies.
+    let arguments = ["move", "--range", "3", "--from", "2", "--to", "1", "--wait"];
+    let moved = cluster.command(&[&arguments[..], &["--timeout", "60s"]].concat());
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
+    cluster.wait_full();
+    let mut nodes = places(&cluster).iter().find(|(id, _)| *id == 3).unwrap().1.clone();
+    nodes.sort_unstable();
+    assert_eq!(nodes, [1, 3, 4]);
+    load.wait_progress(50);
+    let report = load.finish();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let check = cluster.command(&["ranges", "--check", "-o", "json"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    cluster.kill(4);
+    // It is still in its place, and the copies there count as long as nobody gives it up.
+    wait_for("the leaders of node 4 to move", || {
+        cluster.command(&["ranges", "--check"]).status.success()
+    });
+}

@@ -7,6 +7,7 @@ use crate::gateway::backend::{RangeView, View};
 use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId, Revision};
+use holdfast_core::placement::{self, Directory};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -262,6 +263,17 @@ impl Cluster {
             (!meta, &range.descriptor.span.start)
         });
         ranges.into_iter().map(|range| self.range(range)).collect()
+    }
+
+    /// What the checker of the directory finds.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let ranges: Vec<RangeDescriptor> =
+            self.ranges.iter().map(|range| range.descriptor.clone()).collect();
+        let leader = |range: &Range| Some((range.descriptor.id, range.leader()?));
+        let leaders = self.ranges.iter().filter_map(leader).collect();
+        let directory =
+            Directory { nodes: &self.nodes, ranges: &ranges, leaders: &leaders, copies: None };
+        placement::check(&directory).iter().map(ToString::to_string).collect()
     }
 
     fn range(&self, range: &Range) -> RangeJson {
