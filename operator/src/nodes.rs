@@ -185,7 +185,7 @@ impl Grpc {
             let mut client = connect(target, identity).await?;
             let answer = match request {
                 Request::Drain { node } => client
-                    .drain(pb::DrainRequest { node: *node, replicas: true })
+                    .drain(pb::DrainRequest { node: *node, replicas: true, ttl_ms: 0 })
                     .await
                     .map(|reply| reply.into_inner().message),
                 Request::Undrain { node } => client

@@ -269,6 +269,22 @@ pub enum MetaChange {
         /// The range.
         range: RangeId,
     },
+    /// A node is drained, or leaves, for a time; or for that time again.
+    DrainFor {
+        /// The node.
+        node: NodeId,
+        /// Its copies go, too.
+        leaving: bool,
+        /// Milliseconds.
+        ttl_ms: u64,
+    },
+    /// That time was over. Without effect if it has begun anew since.
+    DrainExpired {
+        /// The node.
+        node: NodeId,
+        /// As in the drain.
+        renewals: u64,
+    },
 }
 
 impl Entry {

@@ -44,6 +44,15 @@ pub struct LeaseRecord {
     pub ranges: BTreeSet<RangeId>,
 }
 
+/// How long a node is drained unless somebody asks again. The sequencer counts the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainLease {
+    /// Milliseconds.
+    pub ttl_ms: u64,
+    /// How often it was asked for, to tell an end from the beginning after it.
+    pub renewals: u64,
+}
+
 /// The way of one copy of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
@@ -92,6 +101,7 @@ pub struct MetaState {
     transactions: Transactions,
     divergences: BTreeMap<RangeId, Divergence>,
     moves: BTreeMap<RangeId, Move>,
+    drains: BTreeMap<NodeId, DrainLease>,
 }
 
 impl MetaState {
@@ -151,6 +161,9 @@ impl MetaState {
                 }
                 Some(b'D') => {
                     state.divergences.insert(RangeId(id(key)?), read(value)?);
+                }
+                Some(b'E') => {
+                    state.drains.insert(NodeId(id(key)?), read(value)?);
                 }
                 Some(b'M') => {
                     state.moves.insert(RangeId(id(key)?), read(value)?);
@@ -236,6 +249,11 @@ impl MetaState {
         &self.divergences
     }
 
+    /// Nodes that are drained for a time.
+    pub fn drains(&self) -> &BTreeMap<NodeId, DrainLease> {
+        &self.drains
+    }
+
     /// Copies that are to go to another node, by range.
     pub fn moves(&self) -> &BTreeMap<RangeId, Move> {
         &self.moves
@@ -253,6 +271,7 @@ impl MetaState {
         hash.value(&self.divergences);
         hash.value(&self.transactions);
         hash.value(&self.moves);
+        hash.value(&self.drains);
         hash.finish()
     }
 
@@ -385,6 +404,7 @@ impl MetaState {
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::SetNodeState { node, state } => {
+                self.end_drain(*node, rows);
                 if let Some(record) = self.nodes.get_mut(node)
                     && record.state != NodeState::Tombstoned
                 {
@@ -393,10 +413,27 @@ impl MetaState {
                 }
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            MetaChange::DrainFor { node, leaving, ttl_ms } => {
+                MetaAnswer::Client(self.drain_for(*node, *leaving, *ttl_ms, rows))
+            }
+            MetaChange::DrainExpired { node, renewals } => {
+                if self.drains.get(node).is_some_and(|drain| drain.renewals == *renewals) {
+                    self.end_drain(*node, rows);
+                    if let Some(record) = self.nodes.get_mut(node)
+                        && matches!(record.state, NodeState::Draining | NodeState::Leaving)
+                    {
+                        record.state = NodeState::Up;
+                        row(rows, b'N', node.0, Some(&*record));
+                    }
+                }
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
             MetaChange::Condemn { node, operation, epoch } => {
+                self.end_drain(*node, rows);
                 MetaAnswer::Client(self.condemn(*node, operation, *epoch, rows))
             }
             MetaChange::Retire { node } => {
+                self.end_drain(*node, rows);
                 self.retire(*node, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
@@ -488,6 +525,38 @@ impl MetaState {
         }
         self.transactions.commit(txn, Committed { revision, parts: parts.to_vec() }, rows);
         Verdict::Committed(revision)
+    }
+
+    fn drain_for(
+        &mut self,
+        node: NodeId,
+        leaving: bool,
+        ttl_ms: u64,
+        rows: &mut Vec<SystemRow>,
+    ) -> Result<Response, Error> {
+        let Some(record) = self.nodes.get_mut(&node) else {
+            return Err(Error::Refused(format!("there is no node {node}")));
+        };
+        if matches!(record.state, NodeState::Tombstoned | NodeState::Condemned) {
+            return Err(Error::Refused(format!("{node} is {:?} already", record.state)));
+        }
+        // Who leaves does not stay because somebody else would only drain it.
+        let leaves = leaving || record.state == NodeState::Leaving;
+        record.state = if leaves { NodeState::Leaving } else { NodeState::Draining };
+        row(rows, b'N', node.0, Some(&*record));
+        let renewals = self.drains.get(&node).map_or(1, |drain| drain.renewals + 1);
+        let drain = DrainLease { ttl_ms, renewals };
+        self.drains.insert(node, drain);
+        row(rows, b'E', node.0, Some(&drain));
+        let seconds = ttl_ms.div_ceil(1000);
+        let message = format!("{node} is {:?} for {seconds} s, unless asked again", record.state);
+        Ok(Response::Admin { message })
+    }
+
+    fn end_drain(&mut self, node: NodeId, rows: &mut Vec<SystemRow>) {
+        if self.drains.remove(&node).is_some() {
+            row::<DrainLease>(rows, b'E', node.0, None);
+        }
     }
 
     /// Replicas of a range differ, or do not any more: the alarm of their nodes follows.

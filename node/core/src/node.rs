@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 mod applying;
 mod checking;
+mod draining;
 mod gather;
 mod leadership;
 mod lifetimes;

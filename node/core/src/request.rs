@@ -357,6 +357,15 @@ pub enum AdminOp {
         /// The range.
         range: crate::ids::RangeId,
     },
+    /// Drain a node, or have it leave, for a time that begins anew with each repetition.
+    DrainFor {
+        /// The node.
+        node: NodeId,
+        /// Its copies go, too.
+        replicas: bool,
+        /// Milliseconds.
+        ttl_ms: u64,
+    },
     /// Move one copy of a range.
     Move {
         /// The range.

@@ -39,6 +39,8 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// Alarms.
     pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Nodes that are drained for a time, with all of that time in milliseconds.
+    pub drains: Vec<(NodeId, u64)>,
     /// Replicas that differ from the others of their range.
     pub divergences: Vec<Divergence>,
     /// Client leases.

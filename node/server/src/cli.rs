@@ -130,6 +130,7 @@ enum Command {
 const DRAIN_HELP: &str = "\
 Examples:
   holdfast-node drain 2               leads nothing until `undrain 2`, keeps its copies
+  holdfast-node drain 2 --ttl 10m     leads nothing for ten minutes from the last time this is said
   holdfast-node drain 2 --replicas    gives its copies to other nodes too, then it is gone for good;
                                       `undrain 2` before the end keeps what it still has";
 

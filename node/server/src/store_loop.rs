@@ -238,6 +238,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         published_at: Instant::now(),
         sequencer: None,
         divergences: Vec::new(),
+        node_states: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || edge.run())?;
     let inbox_of_handle = Arc::clone(&inbox);
@@ -311,6 +312,8 @@ struct StoreLoop {
     sequencer: Option<NodeId>,
     /// As they were told last.
     divergences: Vec<Divergence>,
+    /// As they were told last.
+    node_states: Vec<(NodeId, NodeState)>,
 }
 
 impl StoreLoop {
@@ -603,6 +606,7 @@ impl StoreLoop {
             info!(sequencer = ?status.sequencer, term = status.term, "the sequencer changed");
         }
         publish::tell_divergences(&mut self.divergences, &status);
+        publish::tell_nodes(&mut self.node_states, &status);
         for node in &status.nodes {
             if node.state == NodeState::Tombstoned {
                 self.transport.refuse(node.id);

@@ -162,12 +162,17 @@ impl Nemesis {
     fn administer(world: &mut World, gateway: NodeId) {
         let count = world.nodes().len() as u64;
         let node = NodeId(world.rng().random_range(1..=count));
-        let op = match world.rng().random_range(0..11) {
+        let op = match world.rng().random_range(0..12) {
             0 | 1 => {
                 let key = *["k1", "k2", "k4", "k5/2", "k7", "k8", "k9"]
                     .choose(world.rng())
                     .expect("not empty");
                 AdminOp::Split { key: Bytes::from_static(key.as_bytes()) }
+            }
+            9 => {
+                let replicas = world.rng().random_ratio(1, 4);
+                let ttl_ms = world.rng().random_range(1_000..8_000);
+                AdminOp::DrainFor { node, replicas, ttl_ms }
             }
             2 => AdminOp::Drain { node },
             3 => AdminOp::Undrain { node },

@@ -70,6 +70,8 @@ pub(super) struct MetaService {
     deadlines: BTreeMap<LeaseId, Millis>,
     expiring: BTreeSet<LeaseId>,
     revokes: BTreeMap<LeaseId, Revoke>,
+    /// When a node is not drained any more.
+    pub(super) drains: BTreeMap<NodeId, Millis>,
     pub(super) handing_over: Option<ReplicaId>,
     /// Term in which the first block was proposed.
     taking_over: Option<Term>,
@@ -107,6 +109,7 @@ impl MetaService {
 
     /// Every lease gets its full time again (a new leader, or a pause of this process).
     pub(super) fn extend_leases(&mut self, now: Millis, leases: &BTreeMap<LeaseId, LeaseRecord>) {
+        self.drains.clear();
         if self.deadlines.is_empty() && self.taking_over.is_none() {
             return;
         }
@@ -287,6 +290,9 @@ impl Node {
                 Ok(()) => self.set_node_state(asker, id, node, NodeState::Leaving),
                 Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
             },
+            Request::Admin(AdminOp::DrainFor { node, replicas, ttl_ms }) => {
+                self.serve_drain_for(asker, id, node, (replicas, ttl_ms));
+            }
             Request::Admin(AdminOp::Move { range, from, to }) => {
                 let way = Move { from, to };
                 match self.may_move(range, way) {
@@ -367,7 +373,12 @@ impl Node {
                 self.service.revokes.remove(id);
             }
             // Its ranges may have to be led by others now, or may come back.
+            MetaChange::DrainFor { node, .. } => {
+                self.drain_renewed(*node);
+                self.wake_ranges_with(*node);
+            }
             MetaChange::SetNodeState { node, .. }
+            | MetaChange::DrainExpired { node, .. }
             | MetaChange::Condemn { node, .. }
             | MetaChange::Retire { node } => self.wake_ranges_with(*node),
             _ => {}
@@ -574,6 +585,7 @@ impl Node {
         if !self.sequencer.is_active() {
             return;
         }
+        self.expire_drains();
         self.plan_members();
         self.sweep();
         let now = self.now;

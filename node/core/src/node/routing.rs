@@ -284,6 +284,7 @@ impl Node {
             | AdminOp::Undrain { .. }
             | AdminOp::Leave { .. }
             | AdminOp::Move { .. }
+            | AdminOp::DrainFor { .. }
             | AdminOp::Reprotect { .. }) => self.enqueue(
                 Owner::Client(token),
                 Place::Meta,

@@ -43,6 +43,7 @@ impl Node {
                 .collect(),
             replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
             alarms: self.meta.alarms().iter().copied().collect(),
+            drains: self.meta.drains().iter().map(|(node, drain)| (*node, drain.ttl_ms)).collect(),
             divergences: self.meta.divergences().values().cloned().collect(),
             leases: self.meta.leases().len(),
             requests: self.router.len(),

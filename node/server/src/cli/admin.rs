@@ -3,7 +3,7 @@
 use super::client::{Admin, ClientArgs, ask, block_on};
 use super::output::{self, Column, Format};
 use super::{Exit, Failure};
-use crate::config::parse_key;
+use crate::config::{HumanDuration, parse_key};
 use clap::Args;
 use holdfast_proto::admin::{
     DrainRequest, MoveRequest, NodesRequest, RangesReply, RangesRequest, ReprotectRequest,
@@ -47,6 +47,9 @@ pub(super) struct DrainArgs {
     /// Give its copies to other nodes too, and then forget the node
     #[arg(long)]
     replicas: bool,
+    /// Ends after this, unless the same is said once more before [default: never]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<HumanDuration>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -246,7 +249,14 @@ pub(super) fn transfer(args: TransferArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn drain(args: DrainArgs) -> Result<(), Failure> {
-    let request = DrainRequest { node: args.node, replicas: args.replicas };
+    let ttl_ms = match args.ttl {
+        Some(ttl) if ttl.0.is_zero() => {
+            return Err(Failure::usage("--ttl must be at least 1s; leave it out for no end"));
+        }
+        Some(ttl) => ttl.0.as_millis() as u64,
+        None => 0,
+    };
+    let request = DrainRequest { node: args.node, replicas: args.replicas, ttl_ms };
     let message = block_on(ask(&args.client, async |mut admin: Admin| -> Result<_, Status> {
         Ok(admin.drain(request).await?.into_inner().message)
     }))??;

@@ -57,8 +57,12 @@ impl Gateway {
         request: pb::DrainRequest,
     ) -> Result<pb::DrainReply, Status> {
         let node = NodeId(request.node);
-        let drain =
-            if request.replicas { AdminOp::Leave { node } } else { AdminOp::Drain { node } };
+        let pb::DrainRequest { replicas, ttl_ms, .. } = request;
+        let drain = match (replicas, ttl_ms) {
+            (true, 0) => AdminOp::Leave { node },
+            (false, 0) => AdminOp::Drain { node },
+            (replicas, ttl_ms) => AdminOp::DrainFor { node, replicas, ttl_ms },
+        };
         let message = self.admin(call, drain).await?;
         Ok(pb::DrainReply { message })
     }

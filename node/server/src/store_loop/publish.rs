@@ -2,6 +2,7 @@
 
 use crate::gateway::backend::{RangeView, View, Vitals};
 use holdfast_core::check::Divergence;
+use holdfast_core::descriptor::NodeState;
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::status::{ReplicaStatus, Status};
 use std::collections::BTreeMap;
@@ -25,6 +26,21 @@ pub(super) fn publish(vitals: &Vitals, status: &Status) {
     if *vitals.view() != view {
         vitals.publish(view);
     }
+}
+
+/// Logs what became of nodes.
+pub(super) fn tell_nodes(told: &mut Vec<(NodeId, NodeState)>, status: &Status) {
+    let now: Vec<_> = status.nodes.iter().map(|node| (node.id, node.state)).collect();
+    if *told == now {
+        return;
+    }
+    for (node, state) in &now {
+        let before = told.iter().find(|(known, _)| known == node).map(|(_, before)| before);
+        if before.is_some_and(|before| before != state) {
+            info!(%node, ?before, ?state, "a node's state changed");
+        }
+    }
+    *told = now;
 }
 
 /// Logs what is new about replicas that differ.
@@ -72,6 +88,7 @@ fn view(status: &Status) -> View {
         reachable: status.reachable.clone(),
         alarms: status.alarms.clone(),
         divergences: status.divergences.clone(),
+        drains: status.drains.clone(),
         directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
         replicas,
     }

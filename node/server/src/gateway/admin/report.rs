@@ -33,6 +33,7 @@ pub(super) struct Cluster {
     draining: BTreeSet<NodeId>,
     ranges: Vec<Range>,
     divergences: Vec<Divergence>,
+    drains: Vec<(NodeId, u64)>,
 }
 
 /// One range, with what its leaseholder says.
@@ -93,6 +94,8 @@ pub(super) struct NodeJson {
     id: u64,
     name: String,
     state: &'static str,
+    /// If it is drained for a time: all of that time.
+    drain_ttl_seconds: Option<u64>,
     ranges: usize,
     leaders: usize,
     client_address: String,
@@ -193,6 +196,7 @@ impl Cluster {
             .collect();
         let trusted = reports.iter().max_by_key(|report| Some(report.node) == sequencer);
         let divergences = trusted.map_or_else(Vec::new, |report| report.view.divergences.clone());
+        let drains = trusted.map_or_else(Vec::new, |report| report.view.drains.clone());
         Self {
             id,
             sequencer,
@@ -206,6 +210,7 @@ impl Cluster {
                 .collect(),
             ranges,
             divergences,
+            drains,
         }
     }
 
@@ -242,6 +247,11 @@ impl Cluster {
             id: node.id.0,
             name: node.name.clone(),
             state: self.state(node),
+            drain_ttl_seconds: self
+                .drains
+                .iter()
+                .find(|(drained, _)| *drained == node.id)
+                .map(|(_, ttl_ms)| ttl_ms.div_ceil(1000)),
             ranges: self
                 .ranges
                 .iter()

@@ -207,6 +207,9 @@ pub struct View {
     pub reachable: Vec<NodeId>,
     /// Alarms that are raised.
     pub alarms: Vec<(NodeId, AlarmKind)>,
+    /// Nodes that are drained for a time, with all of that time in milliseconds.
+    #[serde(default)]
+    pub drains: Vec<(NodeId, u64)>,
     /// Replicas that differ from the others of their range.
     #[serde(default)]
     pub divergences: Vec<Divergence>,
