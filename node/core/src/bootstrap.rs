@@ -19,6 +19,33 @@ pub const START: Applied = Applied { index: 5, term: 5 };
 /// Voters of the meta range at most; further nodes get learners.
 pub const META_VOTERS_MAX: usize = 5;
 
+/// Copies of a range at most: more would slow down every write for failures that never come together.
+pub const REPLICAS_MAX: usize = 7;
+
+/// Does this number of copies make sense with so many nodes?
+///
+/// # Errors
+/// One line: the rule that it breaks, to follow the name of the flag.
+pub fn check_replicas(replicas: usize, nodes: usize) -> Result<(), String> {
+    if replicas.is_multiple_of(2) {
+        return Err(format!(
+            "{replicas} must be odd: an even number tolerates no more failures than one less"
+        ));
+    }
+    if replicas > REPLICAS_MAX {
+        return Err(format!(
+            "{replicas} must be at most {REPLICAS_MAX}, which survives {} failures at once",
+            REPLICAS_MAX / 2
+        ));
+    }
+    if replicas > nodes {
+        return Err(format!(
+            "{replicas} is more than the {nodes} nodes that form the cluster: each copy needs its own"
+        ));
+    }
+    Ok(())
+}
+
 /// What a new cluster looks like.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -134,4 +161,26 @@ pub fn initial_hard_state(before: HardState) -> HardState {
     }
     hard_state.commit = START.index;
     hard_state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_that_make_no_sense_are_refused_with_the_rule() {
+        for replicas in [1, 3, 5, 7] {
+            assert_eq!(check_replicas(replicas, 7), Ok(()));
+        }
+        for (replicas, nodes, part) in [
+            (0, 3, "odd"),
+            (2, 3, "odd"),
+            (9, 11, "at most 7"),
+            (3, 2, "more than the 2 nodes"),
+            (5, 3, "more than the 3 nodes"),
+        ] {
+            let why = check_replicas(replicas, nodes).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
+    }
 }

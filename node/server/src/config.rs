@@ -15,6 +15,7 @@ pub use values::{
 
 use crate::telemetry::LogFormat;
 use clap::{Args, ValueEnum};
+use holdfast_core::bootstrap::check_replicas;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ pub struct ServeArgs {
     /// Keeps clusters apart: nodes with different tokens never talk
     #[arg(long, env = "HOLDFAST_CLUSTER_TOKEN", value_name = "TEXT", default_value = "holdfast")]
     pub cluster_token: String,
-    /// Copies of every range: odd, at most the number of nodes that form the cluster
+    /// Copies of every range: 1, 3, 5 or 7, at most the number of nodes that form the cluster
     /// [default: 3, or 1 with fewer than three nodes]
     #[arg(long, env = "HOLDFAST_REPLICAS", value_name = "N")]
     pub replicas: Option<usize>,
@@ -249,16 +250,9 @@ impl Config {
         }
         let nodes = initial_cluster.members.len();
         let replicas = args.replicas.unwrap_or(if nodes >= 3 || !forms { 3 } else { 1 });
-        if replicas.is_multiple_of(2) {
-            return Err(format!(
-                "--replicas {replicas} must be odd: an even number tolerates no more failures than one less"
-            ));
-        }
-        if forms && replicas > nodes {
-            return Err(format!(
-                "--replicas {replicas} is more than the {nodes} nodes of --initial-cluster"
-            ));
-        }
+        // Whoever joins finds what the cluster was formed with.
+        let forming = if forms { nodes } else { usize::MAX };
+        check_replicas(replicas, forming).map_err(|rule| format!("--replicas {rule}"))?;
         check_times(args.tick_ms, args.election_ms)?;
         if args.max_request_bytes.0 == 0 || args.max_request_bytes.0 > MAX_REQUEST_BYTES_MAX {
             return Err("--max-request-bytes must be between 1 and 16MiB".to_owned());
@@ -358,6 +352,8 @@ mod tests {
             ("--data d --name x --initial-cluster a=h:1", "no node named"),
             ("--data d --replicas 2", "odd"),
             ("--data d --replicas 3", "more than the 1 nodes"),
+            ("--data d --replicas 9", "at most 7"),
+            ("--data d --replicas 9 --initial-cluster-state existing", "at most 7"),
             ("--data d --election-ms 200", "5 x --tick-ms"),
             ("--data d --client-listen 0.0.0.0:1", "--advertise-client"),
             ("--data d --client-listen nonsense", "--client-listen"),

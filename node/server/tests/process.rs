@@ -21,6 +21,9 @@ mod checks;
 #[path = "process/cluster.rs"]
 mod cluster;
 
+#[path = "process/copies.rs"]
+mod copies;
+
 #[path = "process/faults.rs"]
 mod faults;
 

@@ -205,6 +205,7 @@ impl Nemesis {
         world.options.disk = DISK;
         world.drop_one_in = 0;
         world.heal();
+        world.wake_all();
         let nodes: Vec<NodeId> = world.nodes().keys().copied().collect();
         for node in nodes {
             // A node that gave up leading on the way out does not come back by itself.

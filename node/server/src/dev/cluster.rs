@@ -2,6 +2,7 @@
 
 use super::DevArgs;
 use crate::cli::Failure;
+use holdfast_core::bootstrap::check_replicas;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -128,12 +129,8 @@ impl Cluster {
         if !(1..=NODES_MAX).contains(&self.nodes) {
             return Err(Failure::usage(format!("--nodes must be between 1 and {NODES_MAX}")));
         }
-        if self.replicas.is_multiple_of(2) || self.replicas > self.nodes {
-            return Err(Failure::usage(format!(
-                "--replicas {} must be odd and at most the number of nodes, {}",
-                self.replicas, self.nodes
-            )));
-        }
+        check_replicas(self.replicas, self.nodes)
+            .map_err(|rule| Failure::usage(format!("--replicas {rule}")))?;
         let last = usize::from(self.client_port) + usize::from(PORT_STEP) * (self.nodes - 1) + 2;
         if self.client_port == 0 || last > usize::from(u16::MAX) {
             return Err(Failure::usage(format!(

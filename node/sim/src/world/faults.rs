@@ -165,6 +165,19 @@ impl World {
         }
     }
 
+    /// Ends every pause: one that had just begun would outlast the other faults by seconds.
+    pub fn wake_all(&mut self) {
+        let paused: Vec<(NodeId, u64)> = self
+            .nodes
+            .iter()
+            .filter(|(_, sim)| sim.paused)
+            .map(|(node, sim)| (*node, sim.life))
+            .collect();
+        for (node, life) in paused {
+            self.schedule(0, Event::Wake(node, life));
+        }
+    }
+
     /// Stops a node's process for a while.
     pub fn pause(&mut self, node: NodeId, time: Millis) {
         let sim = self.sim(node);
