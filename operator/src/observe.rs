@@ -3,11 +3,13 @@
 //! Invariants: pure; what is not known is `None`, never a guess. A report of the nodes counts only
 //! while it is younger than [`FRESH`].
 
+use crate::api::status::GivenUp;
 use crate::build::names;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, PersistentVolumeClaim, Pod};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -152,6 +154,9 @@ pub struct Member {
     /// Ranges that it leads.
     #[serde(default)]
     pub leaders: i64,
+    /// Its volume was given up: it can never come back.
+    #[serde(skip)]
+    pub given_up: bool,
 }
 
 impl Member {
@@ -163,9 +168,10 @@ impl Member {
 
 impl Report {
     /// The node that fills a pod's place. After a replacement two have the same name: the one that
-    /// answers counts, else the newer.
+    /// answers counts, else the newer; never one without a volume.
     pub fn member(&self, pod: &str) -> Option<&Member> {
-        let named = self.nodes.iter().filter(|member| member.name == pod);
+        let may_be = |member: &&Member| member.is_alive() || !member.given_up;
+        let named = self.nodes.iter().filter(|member| member.name == pod).filter(may_be);
         named.max_by_key(|member| (member.is_alive(), member.id))
     }
 
@@ -192,12 +198,27 @@ impl Report {
         self.sequencer.is_some() && self.alive() * 2 > self.places()
     }
 
-    /// Nodes that can never come back, because another one lives in their place.
+    /// Nodes that can never come back, because another one lives in their place or their volume is gone.
     pub fn superseded(&self) -> impl Iterator<Item = &Member> {
         self.nodes.iter().filter(|old| {
-            old.state == "Down"
-                && self.member(&old.name).is_some_and(|new| new.id != old.id && new.is_alive())
+            let another =
+                || self.member(&old.name).is_some_and(|new| new.id != old.id && new.is_alive());
+            old.state == "Down" && (old.given_up || another())
         })
+    }
+}
+
+impl Observed {
+    /// The same, with a mark at the nodes whose volumes were given up.
+    pub fn without_volumes(&self, given_up: &[GivenUp]) -> Cow<'_, Self> {
+        if given_up.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut marked = self.clone();
+        for member in marked.report.iter_mut().flat_map(|report| &mut report.nodes) {
+            member.given_up = given_up.iter().any(|gone| gone.store_id == member.id as i64);
+        }
+        Cow::Owned(marked)
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod guards;
 pub mod health;
 pub mod operations;
+mod replace;
 pub mod scale;
 
 use crate::api::spec::{HoldfastClusterSpec, ReprotectionMode};
@@ -60,6 +61,9 @@ pub enum Action {
         pod_uid: Option<String>,
         /// The UID of the claim, if it still has to be deleted.
         volume_uid: Option<String>,
+        /// The Kubernetes node that has to be gone at that very moment, if the cluster still counts on
+        /// the volume.
+        gone_host: Option<String>,
     },
 }
 
@@ -127,6 +131,12 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     status.selector = names::selector_text(&name);
     status.template_revision.get_or_insert(pod::CURRENT_REVISION);
     let mut notices = Vec::new();
+    for dead in replace::forget_dead(observed.report.as_ref(), &mut status) {
+        let note = format!("store {} of {} is gone for ever", dead.store_id, dead.pod);
+        notices.push(Notice { warning: false, reason: "StoreTombstoned", note });
+    }
+    let observed = observed.without_volumes(&status.given_up);
+    let observed = observed.as_ref();
     if valid {
         foundation(cluster, observed, &mut status);
         latch(observed, &mut status, &mut notices);
@@ -164,7 +174,8 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         operations::begin(&context, &mut status, &mut decided);
     } else if decided.operation.is_some() {
         context.operation = decided.operation.as_ref();
-        decided.blocked = operations::due_but_busy(&context);
+        decided.blocked.retain(|(action, _)| !action.starts_with("Reprotect/"));
+        decided.blocked.extend(operations::due_but_busy(&context));
     }
     if !valid || cluster.spec.paused {
         decided.action = None;

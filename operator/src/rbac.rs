@@ -62,4 +62,4 @@ pub const OWN_NAMESPACE: &[Rule] = &[Rule {
 /// For a ClusterRole that may be left out: without it the operator does not see that a Kubernetes node
 /// is cordoned or gone.
 pub const OPTIONAL_CLUSTER: &[Rule] =
-    &[Rule { group: "", resources: &["nodes"], verbs: &["list", "watch"] }];
+    &[Rule { group: "", resources: &["nodes"], verbs: &["get", "list", "watch"] }];

@@ -19,7 +19,7 @@ use crate::stores::{Stores, version};
 use crate::tls::{self, Certificates, Identity};
 use crate::validate::validate;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller;
 use kube::{Api, Client, ResourceExt as _};
@@ -467,7 +467,12 @@ impl Reconcile<'_> {
             Action::DeletePod { pod, uid } => {
                 return outcome(self.delete_pod(&inputs.namespace, pod, uid).await);
             }
-            Action::Replace { pod, pod_uid, volume_uid } => {
+            Action::Replace { pod, pod_uid, volume_uid, gone_host } => {
+                if let Some(host) = gone_host
+                    && let Some(refusal) = self.host_is_there(host).await
+                {
+                    return refusal;
+                }
                 return outcome(
                     self.replace(&inputs.namespace, pod, pod_uid.as_deref(), volume_uid.as_deref())
                         .await,
@@ -484,6 +489,19 @@ impl Reconcile<'_> {
         };
         let targets = targets(&inputs.name, &inputs.namespace, observed);
         self.shared().nodes.ask(&targets, identity, request).await
+    }
+
+    /// Looks once more, past the watched copy, whether a Kubernetes node is gone.
+    async fn host_is_there(&self, host: &str) -> Option<Outcome> {
+        let api: Api<Node> = Api::all(self.shared().client.clone());
+        match api.get_opt(host).await {
+            Ok(None) => None,
+            Ok(Some(node)) if HostView::from(&node).out_of_service => None,
+            Ok(Some(_)) => {
+                Some(Outcome::Refused(format!("Kubernetes node {host} exists: the volume stays")))
+            }
+            Err(error) => Some(Outcome::Failed(format!("cannot read node {host}: {error}"))),
+        }
     }
 
     async fn delete_pod(&self, namespace: &str, pod: &str, uid: &str) -> kube::Result<()> {

@@ -109,6 +109,12 @@ pub async fn run(options: Options) -> Result<(), String> {
         for (_, stores, _) in &watched {
             stores.ready().await;
         }
+        // An empty list would look as if every Kubernetes node were gone.
+        if let Some(hosts) = &hosts
+            && hosts.wait_until_ready().await.is_err()
+        {
+            tracing::warn!("the watch of Kubernetes nodes has ended");
+        }
     };
     tokio::select! {
         () = filled => {}

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         faults: back_cut::the_others_go_on_and_it_returns;
         faults: machine_lost::the_others_serve_and_it_returns;
         faults: reprotection::a_lost_machine_is_made_good;
+        faults: reprotection::of_three_machines_one_is_lost_with_its_disk;
         faults: disk_emptied::it_joins_as_a_new_store;
         plain: operator_killed::a_cluster_comes_up_while_the_operator_dies;
         plain: operator_killed::two_operators_do_no_harm;

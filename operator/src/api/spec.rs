@@ -348,8 +348,10 @@ pub enum ReprotectionMode {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Replacement {
-    /// The rule. Whatever it is: only a volume whose node the cluster has declared dead for ever is
-    /// given up.
+    /// The rule. Whatever it is, a volume is given up only when the cluster has declared its node dead for
+    /// ever; or, where no other node can take the copies (as many nodes as copies), when
+    /// `reprotection.delay` is over, its Kubernetes node is gone or the annotation asks for it, every
+    /// other node is well and every range has a majority without it.
     #[serde(default)]
     pub policy: ReplacementPolicy,
 }

@@ -45,6 +45,10 @@ pub struct HoldfastClusterStatus {
     /// Nodes that were drained and taken away by scaling down, whose volumes are still there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parked: Vec<Parked>,
+    /// Nodes whose volumes were given up before their copies were made anew, because no other node could
+    /// take them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<GivenUp>,
     /// What is being done to a node: at most one thing at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
@@ -172,6 +176,20 @@ pub struct Parked {
     /// The UID of its volume claim.
     #[serde(rename = "volumeUID", skip_serializing_if = "Option::is_none")]
     pub volume_uid: Option<String>,
+}
+
+/// A node that can never come back, since its volume was given up; the cluster does not know that yet.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GivenUp {
+    /// The pod that it was.
+    pub pod: String,
+    /// The number that the cluster knows it by.
+    #[serde(rename = "storeID")]
+    pub store_id: i64,
+    /// The UID of the volume claim that it had.
+    #[serde(rename = "volumeUID")]
+    pub volume_uid: String,
 }
 
 /// Kinds of operations.

@@ -155,5 +155,12 @@ pub fn well() -> HostView {
 }
 
 pub fn member(id: u64, ordinal: i32) -> Member {
-    Member { id, name: names::pod("demo", ordinal), state: "Up".to_owned(), ranges: 6, leaders: 2 }
+    Member {
+        id,
+        name: names::pod("demo", ordinal),
+        state: "Up".to_owned(),
+        ranges: 6,
+        leaders: 2,
+        given_up: false,
+    }
 }

@@ -14,6 +14,9 @@ use jiff::{SignedDuration, Timestamp};
 /// Clocks of operators may differ by this much.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
 
+/// No node could take more copies.
+pub const NO_SPARE: &str = "NoSpareStore";
+
 /// A guard that does not hold: its name, and why, as a sentence.
 pub type Refusal = (&'static str, String);
 
@@ -27,6 +30,62 @@ pub fn reprotect(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
     spare_store(context, store)?;
     wanted(context)?;
     clock(context)
+}
+
+/// Checks what has to hold before a lost node gets a new volume although its copies are nowhere else yet,
+/// because nobody could take them but the node that comes with that volume: as many nodes as copies.
+/// Returns the Kubernetes node that has to be gone still when it is done, unless a human decided.
+///
+/// # Errors
+/// The first guard that does not hold.
+pub fn replace_first(context: &Context<'_>, store: &Store) -> Result<Option<String>, Refusal> {
+    warmed_up(context)?;
+    confirmed(context)?;
+    quorum(context)?;
+    few_unhealthy(context)?;
+    nothing_else(context)?;
+    overdue(context, store)?;
+    if spare_store(context, store).is_ok() {
+        return Err(("SpareStore", format!("other nodes can take the copies of {}", store.pod)));
+    }
+    others_well(context, store)?;
+    let host = gone_for_good(context, store)?;
+    wanted(context)?;
+    clock(context)?;
+    Ok(host)
+}
+
+/// It is away, and the delay is over.
+fn overdue(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
+    match &store.act_at {
+        Some(at) if at.0 <= context.now => Ok(()),
+        Some(at) => Err(("WaitingDelay", format!("{} has until {} to come back", store.pod, at.0))),
+        None => Err(("StoreAlive", format!("{} is not away", store.pod))),
+    }
+}
+
+/// Nobody else is unwell or silent: the others have to do without the volume that is given up.
+fn others_well(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
+    let Some(report) = &context.observed.report else { return confirmed(context) };
+    let unwell = context.stores.iter().find(|other| {
+        // One that never served, or that is gone for good, has nothing that anybody relies on.
+        let counts = other.served && other.store_id.is_some_and(|id| report.by_id(id).is_some());
+        let well = other.state == StoreState::Healthy && other.reason.is_none();
+        other.pod != store.pod && counts && !well
+    });
+    if let Some(other) = unwell {
+        return Err(("StoreNotHealthy", format!("{} is {:?}", other.pod, other.state)));
+    }
+    let silent = report.nodes.iter().find(|member| {
+        let itself = Some(member.id as i64) == store.store_id;
+        !(itself || member.given_up || member.is_alive() || member.state == "Joining")
+    });
+    match silent {
+        Some(node) => {
+            Err(("StoreNotHealthy", format!("store {} of {} does not answer", node.id, node.name)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// G1: this operator has watched the cluster for long enough.
@@ -72,13 +131,14 @@ pub fn quorum(context: &Context<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// G4: too many nodes at once are the network's fault. Those that are gone for good are not: they are
-/// accounted for, and only wait for a new volume.
+/// G4: too many nodes at once are the network's fault. Those that are gone for good, or that the cluster
+/// never knew, are not: they are accounted for, and only wait for a new volume.
 pub fn few_unhealthy(context: &Context<'_>) -> Result<(), Refusal> {
     let report = context.observed.report.as_ref();
     let gone = |store: &&Store| match (report, store.store_id) {
         (Some(report), Some(id)) => report.by_id(id).is_none(),
-        _ => false,
+        (Some(report), None) => report.member(&store.pod).is_none(),
+        (None, _) => false,
     };
     let unhealthy = context
         .stores
@@ -119,18 +179,22 @@ pub fn spare_store(context: &Context<'_>, store: &Store) -> Result<(), Refusal> 
         .iter()
         .filter(|member| member.state == "Up" && Some(member.id as i64) != store.store_id)
         .count();
-    if able < context.spec.replicas as usize && !successor_due(context, store) {
-        return Err((
-            "NoSpareStore",
-            format!(
-                "{able} nodes are up for {} copies of each range: raise nodes, or ask for a new volume with the annotation {}={}",
-                context.spec.replicas,
-                crate::api::REPLACE_ANNOTATION,
-                store.pod
-            ),
-        ));
+    let copies = context.spec.replicas;
+    if able >= copies as usize {
+        return Ok(());
     }
-    Ok(())
+    let mut why = format!("{able} nodes are up for {copies} copies of each range: ");
+    if report.nodes.iter().any(|it| it.given_up && Some(it.id as i64) == store.store_id) {
+        why += &format!("waits until {} joins with its new volume", store.pod);
+    } else {
+        let host = store.node.as_deref().unwrap_or("it is on");
+        why += &format!(
+            "raise nodes; or, if Kubernetes node {host} is gone for good, delete it or taint it out-of-service; or ask for a new volume with the annotation {}={}",
+            crate::api::REPLACE_ANNOTATION,
+            store.pod
+        );
+    }
+    Err((NO_SPARE, why))
 }
 
 /// G7: nobody asked for peace.
@@ -215,42 +279,55 @@ pub fn spared(context: &Context<'_>, pod: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The pod is about to get a new volume by policy or request: then the node that comes is the spare.
-fn successor_due(context: &Context<'_>, store: &Store) -> bool {
-    replacement_due(context, store).is_ok()
-}
-
-/// Whether policy or a request says that a pod gets a new volume.
+/// Whether policy or a request says that the pod of a dead node gets a new volume.
 pub fn replacement_due(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
     if context.replace_request.as_deref() == Some(store.pod.as_str()) {
         return Ok(());
     }
     match context.spec.replacement.policy {
         ReplacementPolicy::AfterReprotect => Ok(()),
-        ReplacementPolicy::Manual => Err((
-            "ManualReplacement",
-            format!("waits for the annotation {}={}", crate::api::REPLACE_ANNOTATION, store.pod),
-        )),
-        ReplacementPolicy::WhenNodeGone => {
-            let Some(hosts) = &context.observed.hosts else {
-                return Err((
-                    "NodesUnreadable",
-                    "the operator may not read Kubernetes nodes, so it cannot tell that one is gone"
-                        .to_owned(),
-                ));
-            };
-            let Some(name) = &store.node else {
-                return Err(("NodeUnknown", format!("{} has no Kubernetes node", store.pod)));
-            };
-            match hosts.get(name) {
-                None => Ok(()),
-                Some(host) if host.out_of_service => Ok(()),
-                Some(_) => Err((
-                    "NodeExists",
-                    format!("Kubernetes node {name} still exists: {} may come back", store.pod),
-                )),
-            }
+        ReplacementPolicy::Manual => Err(manual(store)),
+        ReplacementPolicy::WhenNodeGone => host_gone(context, store).map(drop),
+    }
+}
+
+/// Whether the volume of a node that is not dead yet will never be seen again: a request says so, or
+/// Kubernetes does and the policy goes by that.
+fn gone_for_good(context: &Context<'_>, store: &Store) -> Result<Option<String>, Refusal> {
+    if context.replace_request.as_deref() == Some(store.pod.as_str()) {
+        return Ok(None);
+    }
+    match context.spec.replacement.policy {
+        ReplacementPolicy::Manual => Err(manual(store)),
+        ReplacementPolicy::WhenNodeGone | ReplacementPolicy::AfterReprotect => {
+            host_gone(context, store).map(Some)
         }
+    }
+}
+
+fn manual(store: &Store) -> Refusal {
+    let annotation = crate::api::REPLACE_ANNOTATION;
+    ("ManualReplacement", format!("waits for the annotation {annotation}={}", store.pod))
+}
+
+/// The Kubernetes node of the pod, if it does not exist any more or is declared out of service.
+fn host_gone(context: &Context<'_>, store: &Store) -> Result<String, Refusal> {
+    let Some(hosts) = &context.observed.hosts else {
+        return Err((
+            "NodesUnreadable",
+            "the operator may not read Kubernetes nodes, so it cannot tell that one is gone"
+                .to_owned(),
+        ));
+    };
+    let Some(name) = &store.node else {
+        return Err(("NodeUnknown", format!("{} has no Kubernetes node", store.pod)));
+    };
+    match hosts.get(name) {
+        Some(host) if !host.out_of_service => Err((
+            "NodeExists",
+            format!("Kubernetes node {name} still exists: {} may come back", store.pod),
+        )),
+        _ => Ok(name.clone()),
     }
 }
 

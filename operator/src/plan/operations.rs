@@ -4,12 +4,12 @@
 //! doing its step twice is doing it once.
 
 use super::guards::{self, Refusal};
-use super::{Action, Context, Notice, scale};
+use super::{Action, Context, Notice, replace, scale};
 use crate::api::status::{
-    HoldfastClusterStatus, Operation, OperationType, Parked, Phase, Store, StoreState,
+    HoldfastClusterStatus, Operation, OperationType, Phase, Store, StoreState,
 };
 use crate::build::names;
-use crate::observe::{Observed, VolumeView};
+use crate::observe::Observed;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -93,7 +93,7 @@ pub(super) fn go_on(
                 });
             }
         }
-        OperationType::Replace => replace(context, operation, decided),
+        OperationType::Replace => replace::go_on(context, operation, status, decided),
         OperationType::Restart => {
             let same = context
                 .observed
@@ -165,8 +165,22 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
         );
         return;
     }
+    // There may have been a spare node when it began. If only a new volume makes one, that comes first;
+    // what the cluster has taken on goes on by itself then.
+    let stuck =
+        guards::spare_store(context, &Store { store_id: operation.store_id, ..Store::default() });
+    if stuck.is_err()
+        && condemned(context).iter().any(|it| guards::replace_first(context, it).is_ok())
+    {
+        decided.tell(true, "ReprotectionHeld", format!("no node can take the copies of {pod} yet"));
+        return;
+    }
     if operation.phase == Phase::Accepted {
-        decided.operation = Some(operation);
+        // It was back, which called the cluster's own work off, and is away again: that is asked anew.
+        let again = member.flatten().is_some_and(|member| member.state == "Down");
+        if !(again && quorum && guards::confirmed(context).is_ok()) {
+            decided.operation = Some(operation);
+        }
         return;
     }
     // What held when it was written down has to hold still.
@@ -187,25 +201,6 @@ fn reprotect(context: &Context<'_>, operation: Operation, decided: &mut Decided)
     });
 }
 
-fn replace(context: &Context<'_>, operation: Operation, decided: &mut Decided) {
-    let volume = context.observed.volumes.get(&operation.pod);
-    let old = volume.filter(|volume| Some(&volume.uid) == operation.uid.as_ref());
-    let Some(old) = old else {
-        decided.tell(false, "PodReplaced", format!("{} has a new volume", operation.pod));
-        return;
-    };
-    // The claim goes when no pod uses it any more.
-    let pod = context.observed.pods.get(&operation.pod).filter(|pod| !pod.terminating);
-    let action = Action::Replace {
-        pod: operation.pod.clone(),
-        pod_uid: pod.map(|pod| pod.uid.clone()),
-        volume_uid: (!old.terminating).then(|| old.uid.clone()),
-    };
-    let something = !old.terminating || pod.is_some();
-    decided.operation = Some(operation);
-    decided.action = something.then_some(action);
-}
-
 /// Begins what is due, if its guards hold: what heals comes first, then what repairs a broken
 /// template, then what a user wants.
 pub(super) fn begin(
@@ -216,7 +211,7 @@ pub(super) fn begin(
     let steps: [fn(&Context<'_>, &mut HoldfastClusterStatus, &mut Decided); 7] = [
         begin_reprotect,
         give_up_superseded,
-        begin_replace,
+        replace::begin,
         scale::begin_undrain,
         restart_broken,
         scale::begin_down,
@@ -239,6 +234,12 @@ fn condemned<'a>(context: &'a Context<'_>) -> Vec<&'a Store> {
         .collect();
     due.sort_by_key(|store| store.down_since.as_ref().map(|since| since.0));
     due
+}
+
+/// A node other than this one is lost for too long, and nobody can take its copies.
+pub(super) fn lacks_spare(context: &Context<'_>, pod: &str) -> bool {
+    let mut lost = condemned(context).into_iter().filter(|store| store.pod != pod);
+    lost.any(|store| guards::spare_store(context, store).is_err())
 }
 
 /// What is due while something else is under way.
@@ -283,6 +284,12 @@ fn begin_reprotect(
             continue;
         }
         let refusal = match guards::reprotect(context, store) {
+            Err(refusal) if refusal.0 == guards::NO_SPARE => {
+                if replace::begin_first(context, status, decided, store) {
+                    return;
+                }
+                refusal
+            }
             Err(refusal) => refusal,
             Ok(()) if store.store_id.is_none() => {
                 ("StatusStale", format!("no node ever told the number of {}", store.pod))
@@ -336,7 +343,7 @@ fn give_up_superseded(
         return;
     }
     let operation = new(context, status, OperationType::Reprotect, &pod, id, None);
-    if !has_place(&pod) {
+    if !has_place(&pod) && !old.given_up {
         // Should its pod be wanted again, then the disk that it finds is that of a dead node.
         scale::park(context, &operation, status);
     }
@@ -348,84 +355,6 @@ fn give_up_superseded(
     let note = format!("store {} of {pod} can never come back: its copies are made anew", old.id);
     decided.tell(true, "ReprotectionStarted", note);
     decided.start(operation, action);
-}
-
-/// Only a node that the cluster declared dead for ever loses its volume.
-fn begin_replace(context: &Context<'_>, status: &mut HoldfastClusterStatus, decided: &mut Decided) {
-    let dead: Vec<&Store> =
-        context.stores.iter().filter(|store| is_tombstoned(context, status, store)).collect();
-    for store in dead {
-        let due = guards::replacement_due(context, store)
-            .and_then(|()| guards::confirmed(context))
-            .and_then(|()| guards::quorum(context))
-            .and_then(|()| guards::clock(context));
-        if let Err(refusal) = due {
-            decided.hold("Replace", &store.pod, refusal);
-            continue;
-        }
-        let Some(volume) = context.observed.volumes.get(&store.pod) else { continue };
-        replace_volume(context, status, decided, &store.pod, store.store_id, volume);
-        return;
-    }
-}
-
-fn replace_volume(
-    context: &Context<'_>,
-    status: &mut HoldfastClusterStatus,
-    decided: &mut Decided,
-    name: &str,
-    store_id: Option<i64>,
-    volume: &VolumeView,
-) {
-    let uid = Some(volume.uid.clone());
-    let operation = new(context, status, OperationType::Replace, name, store_id, uid);
-    let pod = context.observed.pods.get(name).filter(|pod| !pod.terminating);
-    let action = Action::Replace {
-        pod: name.to_owned(),
-        pod_uid: pod.map(|pod| pod.uid.clone()),
-        volume_uid: (!volume.terminating).then(|| volume.uid.clone()),
-    };
-    decided.tell(
-        true,
-        "ReplacementStarted",
-        format!("{name} gets a new volume; volume claim {} is given up", volume.uid),
-    );
-    decided.start(operation, action);
-}
-
-/// Replaces the volume of a node that was drained and has left for good, if that very volume is still
-/// there. The cluster does not know the node any more, and it had no copies when it went.
-pub(super) fn replace_dead_volume(
-    context: &Context<'_>,
-    status: &mut HoldfastClusterStatus,
-    decided: &mut Decided,
-    parked: &Parked,
-) -> bool {
-    let volume = context.observed.volumes.get(&parked.pod);
-    let Some(volume) = volume.filter(|volume| Some(&volume.uid) == parked.volume_uid.as_ref())
-    else {
-        return false;
-    };
-    if context.observed.report.as_ref().is_none_or(|report| report.member(&parked.pod).is_some()) {
-        return false;
-    }
-    replace_volume(context, status, decided, &parked.pod, Some(parked.store_id), volume);
-    true
-}
-
-/// The status says so, or the cluster does: a fresh report that knows other nodes, but not this one.
-fn is_tombstoned(context: &Context<'_>, status: &HoldfastClusterStatus, store: &Store) -> bool {
-    let before = status.stores.iter().find(|before| before.pod == store.pod);
-    let marked = before.is_some_and(|before| before.state == StoreState::Tombstoned);
-    let gone = match (&context.observed.report, store.store_id) {
-        (Some(report), Some(id)) => {
-            report.by_id(id).is_none() && report.member(&store.pod).is_none()
-        }
-        _ => false,
-    };
-    // Whoever serves is not dead, whatever is said.
-    let serves = context.observed.pods.get(&store.pod).is_some_and(|pod| pod.ready);
-    marked && gone && !serves
 }
 
 /// A pod that is outdated and cannot start holds nobody up when it is made anew; but a correction of
@@ -552,6 +481,7 @@ pub(super) fn mark(
             store.state = StoreState::Tombstoned;
             store.act_at = None;
         } else if before.state == StoreState::Replacing
+            && !keeps_volume(previous, observed, &store.pod)
             && store.down_since.is_some()
             && store.store_id == before.store_id
         {
@@ -564,6 +494,14 @@ pub(super) fn mark(
             };
         }
     }
+}
+
+/// A replacement that was begun was given up, and the volume is what it was.
+fn keeps_volume(previous: &HoldfastClusterStatus, observed: &Observed, pod: &str) -> bool {
+    let begun = previous.operation.as_ref();
+    begun.filter(|it| it.kind == OperationType::Replace && it.pod == pod).is_some_and(|begun| {
+        observed.volumes.get(pod).is_some_and(|volume| Some(&volume.uid) == begun.uid.as_ref())
+    })
 }
 
 /// What comes next in an operation, as a sentence.

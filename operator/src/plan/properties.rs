@@ -9,11 +9,12 @@ use super::fixture::{Fixture, host, member, well};
 use super::operations::{Outcome, absorb};
 use super::{Action, Plan, plan};
 use crate::api::spec::ReplacementPolicy;
+use crate::api::status::Store;
 use crate::build::names;
 use crate::observe::{FRESH, Report};
 use jiff::Timestamp;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Copies of each range.
@@ -27,6 +28,8 @@ enum Happens {
     FrontEnd(i32),
     Cordon(i32),
     HostGone(i32),
+    /// The same, and the disk with it, for ever.
+    Lost(i32),
     /// Kubernetes says that a pod is ready, as it was when its host was heard last, whatever it is.
     Echo(i32),
     Blind,
@@ -46,6 +49,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (0..7i32).prop_map(Happens::FrontEnd),
         1 => (0..7i32).prop_map(Happens::Cordon),
         1 => (0..7i32).prop_map(Happens::HostGone),
+        2 => (0..7i32).prop_map(Happens::Lost),
         1 => (0..7i32).prop_map(Happens::Echo),
         1 => Just(Happens::Blind),
         2 => Just(Happens::Sighted),
@@ -73,8 +77,10 @@ struct World {
     leaving: BTreeSet<u64>,
     /// Nodes that answer again, but whose copies lack what was written meanwhile.
     behind: BTreeSet<u64>,
-    /// Volumes of nodes that the cluster declared dead, by UID.
-    dead: BTreeSet<String>,
+    /// Whose disk a volume is, by UID.
+    disks: BTreeMap<String, u64>,
+    /// Volumes that nobody will ever see again, by UID.
+    lost: BTreeSet<String>,
 }
 
 impl World {
@@ -93,7 +99,8 @@ impl World {
             operations: BTreeSet::new(),
             leaving: BTreeSet::new(),
             behind: BTreeSet::new(),
-            dead: BTreeSet::new(),
+            disks: (0..nodes).map(|at| (format!("pvc-{at}"), at as u64 + 1)).collect(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -123,6 +130,7 @@ impl World {
                 self.hosts().remove(&host(ordinal));
                 self.happen(Happens::Kill(ordinal));
             }
+            Happens::Lost(ordinal) => self.lose(ordinal),
             Happens::Echo(ordinal) => {
                 if let Some(pod) = self.fixture.observed.pods.get_mut(&names::pod("demo", ordinal))
                 {
@@ -149,16 +157,61 @@ impl World {
 
     fn set_member(&mut self, name: &str, state: &str) {
         for member in self.truth.nodes.iter_mut().filter(|member| member.name == name) {
-            state.clone_into(&mut member.state);
+            if !self.condemned.contains(&member.id) {
+                state.clone_into(&mut member.state);
+            }
         }
+    }
+
+    /// The machine and its disk are gone for ever; never so many that no majority of all disks is left.
+    fn lose(&mut self, ordinal: i32) {
+        let name = names::pod("demo", ordinal);
+        let Some(volume) = self.fixture.observed.volumes.get(&name) else { return };
+        let uid = volume.uid.clone();
+        let volumes = &self.fixture.observed.volumes;
+        let has_disk = |member: &crate::observe::Member| {
+            let own = volumes.get(&member.name).filter(|volume| !volume.terminating);
+            own.is_some_and(|own| {
+                self.disks.get(&own.uid) == Some(&member.id) && !self.lost.contains(&own.uid)
+            })
+        };
+        // Nor while nodes come or go that the operator has not heard of: more of them than stay could be
+        // away for ever.
+        let status = self.fixture.cluster.status.as_ref().unwrap();
+        let pods = self.fixture.observed.stateful_set.as_ref().unwrap().replicas;
+        if pods != status.nodes || pods as usize != self.truth.nodes.len() {
+            return;
+        }
+        // Nor one that never served: there is nothing on it, and a human has to see to its pod.
+        let id = self.disks.get(&uid).map(|id| *id as i64);
+        let is_own = |row: &Store| row.pod == name && row.served && row.store_id == id;
+        let served = id.is_some() && status.stores.iter().any(is_own);
+        if !served || !self.truth.nodes.iter().all(has_disk) {
+            return;
+        }
+        self.lost.insert(uid);
+        self.happen(Happens::HostGone(ordinal));
+    }
+
+    /// The disk that a pod finds was lost.
+    fn is_lost(&self, name: &str) -> bool {
+        let volume = self.fixture.observed.volumes.get(name);
+        volume.is_some_and(|volume| self.lost.contains(&volume.uid))
     }
 
     fn heal(&mut self, ordinal: i32) {
         let name = names::pod("demo", ordinal);
+        if self.is_lost(&name) {
+            return;
+        }
         self.hosts().insert(host(ordinal), well());
         if !self.fixture.observed.pods.contains_key(&name) {
             return;
         }
+        self.fixture.pod(ordinal).host = Some(host(ordinal));
+        let volume = self.fixture.observed.volumes.get_mut(&name).unwrap();
+        volume.bound = true;
+        let uid = volume.uid.clone();
         if self.is_tombstoned_disk(&name) {
             // Its process is refused and ends.
             if self.fixture.pod(ordinal).ready {
@@ -172,30 +225,30 @@ impl World {
             self.fixture.pod(ordinal).ready_changed = Some(now);
         }
         self.fixture.pod(ordinal).running = true;
-        let known = self.truth.nodes.iter().any(|member| member.name == name);
-        if known {
-            for member in self.truth.nodes.iter_mut().filter(|member| member.name == name) {
-                if member.state == "Down" {
-                    let leaves = self.leaving.contains(&member.id);
-                    let state = if leaves { "Draining" } else { "Up" };
-                    state.clone_into(&mut member.state);
-                    self.behind.insert(member.id);
-                }
-                self.condemned.remove(&member.id);
+        let id = self.disks.get(&uid).copied();
+        if let Some(member) = self.truth.nodes.iter_mut().find(|it| Some(it.id) == id) {
+            if !member.is_alive() {
+                let leaves = self.leaving.contains(&member.id);
+                let state = if leaves { "Draining" } else { "Up" };
+                state.clone_into(&mut member.state);
+                self.behind.insert(member.id);
             }
+            self.condemned.remove(&member.id);
         } else {
             self.truth.nodes.push(member(self.next_member, ordinal));
+            self.disks.insert(uid, self.next_member);
             self.next_member += 1;
         }
     }
 
     /// A disk whose node the cluster declared dead: its process is refused.
     fn is_tombstoned_disk(&self, name: &str) -> bool {
-        self.fixture
-            .observed
-            .volumes
-            .get(name)
-            .is_some_and(|volume| self.dead.contains(&volume.uid))
+        self.fixture.observed.volumes.get(name).is_some_and(|volume| self.is_dead(&volume.uid))
+    }
+
+    /// A volume whose node the cluster has declared dead.
+    fn is_dead(&self, uid: &str) -> bool {
+        self.disks.get(uid).is_some_and(|id| self.truth.by_id(*id as i64).is_none())
     }
 
     /// How many nodes can take copies, but for one.
@@ -212,9 +265,6 @@ impl World {
         // Whoever leaves and holds nothing any more is gone for good.
         for member in self.truth.nodes.clone() {
             if self.leaving.contains(&member.id) && member.ranges == 0 {
-                if let Some(volume) = self.fixture.observed.volumes.get(&member.name) {
-                    self.dead.insert(volume.uid.clone());
-                }
                 self.truth.nodes.retain(|other| other.id != member.id);
             }
         }
@@ -227,11 +277,8 @@ impl World {
         let condemned = self.condemned.clone();
         for member in self.truth.nodes.clone() {
             let spare = self.spare(member.id) >= COPIES;
-            if condemned.contains(&member.id) && member.state == "Down" && spare {
+            if condemned.contains(&member.id) && !member.is_alive() && spare {
                 self.condemned.remove(&member.id);
-                if let Some(volume) = self.fixture.observed.volumes.get(&member.name) {
-                    self.dead.insert(volume.uid.clone());
-                }
                 self.truth.nodes.retain(|other| other.id != member.id);
             }
         }
@@ -272,6 +319,11 @@ impl World {
                     let volumes = &mut self.fixture.observed.volumes;
                     let volume = volumes.get_mut(&names::pod("demo", ordinal)).unwrap();
                     volume.uid = format!("pvc-{ordinal}-{}", now.as_nanosecond());
+                    // A local disk is chosen with the Kubernetes node.
+                    volume.bound = false;
+                }
+                if !self.hosts().contains_key(&host(ordinal)) {
+                    self.fixture.pod(ordinal).host = None;
                 }
             }
         }
@@ -348,7 +400,10 @@ impl World {
                     self.set_member(&pod, "Down");
                 }
             }
-            Action::Replace { pod, pod_uid, volume_uid } => {
+            Action::Replace { gone_host: Some(host), .. } if self.hosts().contains_key(&host) => {
+                return Outcome::Refused("the Kubernetes node exists".to_owned());
+            }
+            Action::Replace { pod, pod_uid, volume_uid, .. } => {
                 let volume = self.fixture.observed.volumes.get_mut(&pod);
                 if let Some(volume) = volume.filter(|it| Some(&it.uid) == volume_uid.as_ref()) {
                     volume.terminating = true;
@@ -374,6 +429,9 @@ impl World {
         }
         self.operations.insert(operation);
         self.condemned.insert(node);
+        for member in self.truth.nodes.iter_mut().filter(|member| member.id == node) {
+            "Condemned".clone_into(&mut member.state);
+        }
         Ok(())
     }
 
@@ -410,12 +468,22 @@ impl World {
                 let unavailable = seen.map_or(0, |seen| seen.ranges.unavailable);
                 assert_eq!(unavailable, 0);
             }
-            Some(Action::Replace { pod, volume_uid, .. }) => {
-                assert!(self.truth.nodes.iter().all(|member| member.name != *pod));
-                if let Some(uid) = volume_uid {
-                    assert!(self.dead.contains(uid), "a volume goes whose node is not dead: {uid}");
-                }
+            Some(Action::Replace { volume_uid: Some(uid), gone_host, .. })
+                if !self.is_dead(uid) =>
+            {
+                let host = gone_host.as_ref().expect("a volume goes whose node is not dead");
+                let hosts = self.fixture.observed.hosts.as_ref().unwrap();
+                assert!(!hosts.contains_key(host), "the machine of {uid} is there");
+                let id = self.disks[uid];
+                let member = self.truth.by_id(id as i64).unwrap();
+                assert!(!member.is_alive(), "a living node loses its disk: {uid}");
+                assert!(self.spare(id) < COPIES, "others could take the copies of {uid}");
+                let others = self.truth.nodes.iter().filter(|member| member.is_alive()).count();
+                assert!(others >= 2, "given up without a majority of the copies");
+                assert!(seen.is_some_and(|seen| seen.ranges.unavailable == 0));
+                assert!(seen.is_some_and(Report::has_quorum), "given up without a majority");
             }
+            Some(Action::Replace { .. }) => {}
             Some(Action::DeletePod { pod, .. }) => {
                 let alive = self.truth.nodes.iter().filter(|it| it.is_alive());
                 let others = alive.filter(|member| member.name != *pod).count();
@@ -461,8 +529,8 @@ fn ends_well(nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
     let mut quiet = 0;
     for _ in 0..400 {
         for ordinal in 0..9 {
-            let gone = world.is_tombstoned_disk(&names::pod("demo", ordinal));
-            if gone {
+            let name = names::pod("demo", ordinal);
+            if world.is_lost(&name) || world.is_tombstoned_disk(&name) {
                 // Its host really is gone, so that it can be replaced.
                 world.hosts().remove(&host(ordinal));
                 world.happen(Happens::Kill(ordinal));
@@ -477,7 +545,9 @@ fn ends_well(nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
         // A refused request is made again in a while.
         let operation = world.fixture.status().operation.as_ref();
         let retries = operation.and_then(|it| it.retry_at.as_ref());
-        let waits = retries.is_some_and(|at| at.0 > world.fixture.now);
+        let stores = world.fixture.status().stores.iter();
+        let due = stores.filter_map(|store| store.act_at.as_ref()).chain(retries);
+        let waits = due.into_iter().any(|at| at.0 > world.fixture.now);
         let same = before == world.fixture.cluster.status;
         quiet = if same && !waits { quiet + 1 } else { 0 };
         if quiet > 2 {

@@ -6,7 +6,7 @@
 
 use super::guards;
 use super::operations::{self, Decided};
-use super::{Action, Context};
+use super::{Action, Context, replace};
 use crate::api::spec::HoldfastClusterSpec;
 use crate::api::status::{
     HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
@@ -108,6 +108,15 @@ pub(super) fn go_on(
                 decided.hold("ScaleDown", &pod, refusal);
                 return;
             }
+            // Somebody is lost whose copies only this one can take: it leaves when they are made.
+            if member.is_alive() && operations::lacks_spare(context, &pod) {
+                let id = Some(member.id as i64);
+                decided.tell(false, "ScaleDownCancelled", format!("{pod} is needed for now"));
+                let undrain =
+                    operations::new(context, status, OperationType::Undrain, &pod, id, None);
+                decided.start(undrain, Action::Undrain { node: member.id });
+                return;
+            }
             operations::retry(context, operation, decided, |operation| Action::Drain {
                 node: operation.store_id.unwrap_or(0) as u64,
             });
@@ -178,7 +187,7 @@ pub(super) fn begin_undrain(
                 return;
             }
             Some(member) if ["Down", "Condemned"].contains(&member.state.as_str()) => {}
-            None if operations::replace_dead_volume(context, status, decided, &parked) => return,
+            None if replace::dead_volume(context, status, decided, &parked) => return,
             // It leads again, or came with another volume.
             _ => status.parked.retain(|other| *other != parked),
         }

@@ -28,6 +28,13 @@ fn accepted(fixture: &mut Fixture) {
     let now = fixture.now;
     let status = fixture.cluster.status.as_mut().unwrap();
     absorb(status, Outcome::Accepted("taken on".to_owned()), now);
+    let operation = status.operation.clone().unwrap();
+    if operation.kind == OperationType::Reprotect {
+        let members = fixture.report().nodes.iter_mut();
+        for member in members.filter(|it| Some(it.id as i64) == operation.store_id) {
+            "Condemned".clone_into(&mut member.state);
+        }
+    }
 }
 
 #[test]
@@ -304,6 +311,7 @@ fn a_dead_node_is_replaced_when_its_host_is_gone() {
         pod: "demo-2".to_owned(),
         pod_uid: Some("pod-2".to_owned()),
         volume_uid: Some("pvc-2".to_owned()),
+        gone_host: None,
     };
     assert_eq!(plan.action, Some(expected));
     assert_eq!(fixture.store(2).state, StoreState::Replacing);
@@ -315,6 +323,7 @@ fn a_dead_node_is_replaced_when_its_host_is_gone() {
         pod: "demo-2".to_owned(),
         pod_uid: Some("pod-2".to_owned()),
         volume_uid: None,
+        gone_host: None,
     };
     assert_eq!(plan.action, Some(expected));
     // A new claim and a new pod: done, and the newcomer is not a failure.
@@ -642,3 +651,4 @@ fn a_node_with_an_emptied_disk_is_given_up_as_what_it_was() {
 
 mod endings;
 mod restarts;
+mod without_spare;

@@ -253,6 +253,7 @@ impl World {
                 state: "Up".to_owned(),
                 ranges: 2,
                 leaders: 1,
+                given_up: false,
             })
             .collect();
         *self.nodes.report.lock() = Ok(Report {

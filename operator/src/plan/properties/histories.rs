@@ -2,7 +2,7 @@
 //! stay what they are when the ways of the world change.
 
 use super::Happens::{
-    self, Blind, Echo, FrontEnd, Heal, HostGone, Kill, Loop, Nodes, Pass, Progress, Sighted,
+    self, Blind, Echo, FrontEnd, Heal, HostGone, Kill, Loop, Lost, Nodes, Pass, Progress, Sighted,
     Template,
 };
 use super::ends_well;
@@ -62,6 +62,41 @@ fn a_request_that_was_refused_often_is_made_again() {
     let first = [Nodes(3), Loop(1), Kill(0), Kill(1), Loop(3), Pass(15), Loop(3), Pass(30)];
     let then = [Loop(3), Pass(60), Loop(3), Pass(120), Loop(3)];
     ends_well(5, WhenNodeGone, [first.as_slice(), &then].concat());
+}
+
+/// As many nodes as copies, and a disk that nobody will see again: asked for ever, refused for ever.
+#[test]
+fn a_lost_disk_of_three_is_made_good() {
+    ends_well(3, WhenNodeGone, vec![Lost(0)]);
+    ends_well(3, AfterReprotect, vec![Lost(2), Pass(600), Loop(1), Loop(2), Loop(0)]);
+}
+
+/// One node is on its way out when another is lost: only the one that leaves could take the copies.
+#[test]
+fn a_node_that_leaves_stays_when_it_is_needed() {
+    ends_well(4, WhenNodeGone, vec![Nodes(3), Loop(2), Lost(0)]);
+}
+
+/// A lost node is back and away again before the operator looks: the cluster's own work was called off
+/// when it was back.
+#[test]
+fn what_was_called_off_is_asked_anew() {
+    let first = [Nodes(3), Loop(1), Kill(0), Pass(600), Loop(2), Progress, Progress, Loop(1)];
+    ends_well(5, WhenNodeGone, [first.as_slice(), &[Loop(2), Kill(0), Heal(0), Lost(0)]].concat());
+}
+
+/// A volume is written down to go, and its guards do not hold any more.
+#[test]
+fn a_volume_that_was_kept_after_all_is_still_what_it_was() {
+    ends_well(3, WhenNodeGone, vec![Lost(0), Pass(600), Loop(1), HostGone(1), Loop(1)]);
+}
+
+/// The place of a node that left is wanted again while another one is lost: its dead disk counted as a
+/// second failure.
+#[test]
+fn a_disk_that_the_cluster_does_not_know_is_no_failure() {
+    let first = [Nodes(3), Loop(2), Lost(0), Progress, Progress, Loop(1), Pass(247), Pass(353)];
+    ends_well(5, WhenNodeGone, [first.as_slice(), &[Loop(1), Nodes(5), Loop(1)]].concat());
 }
 
 /// All older ones.
