@@ -8,6 +8,7 @@ use crate::build::names;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, PersistentVolumeClaim, Pod};
+use kube::ResourceExt as _;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub struct PodView {
     pub waiting: Option<(String, String)>,
     /// The last words of the run before this one.
     pub last_words: Option<String>,
+    /// Its labels let the gateway send clients to it.
+    pub in_gateway: bool,
     /// Its Kubernetes node.
     pub host: Option<String>,
     /// Its address.
@@ -278,6 +281,8 @@ impl From<&Pod> for PodView {
                 .and_then(|container| container.last_state)
                 .and_then(|state| state.terminated)
                 .and_then(|terminated| terminated.message),
+            in_gateway: pod.labels().get(names::MANAGED_BY_LABEL).map(String::as_str)
+                == Some(names::MANAGED_BY),
             host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             ip: status.pod_ip,
             revision: pod

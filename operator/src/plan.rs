@@ -78,11 +78,24 @@ pub struct Notice {
     pub note: String,
 }
 
+/// Whether the gateway sends clients to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InGateway {
+    /// Its name.
+    pub pod: String,
+    /// Its UID; another pod of this name is left alone.
+    pub uid: String,
+    /// Whether it does.
+    pub wanted: bool,
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The status to write before anything is done; its conditions are those of before.
     pub status: HoldfastClusterStatus,
+    /// Pods that the gateway is to send clients to, or not to any more; before the action.
+    pub gateway: Vec<InGateway>,
     /// At most one disruptive action, to be done once the status is written.
     pub action: Option<Action>,
     /// What to tell.
@@ -194,7 +207,12 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     let acts = decided.action.is_some() || busy != status.operation.is_some();
     let requeue = requeue(&status, observed, acts, fully_replicated, now);
     let held = held(&status);
-    Plan { status, action: decided.action, notices, requeue, fully_replicated, held }
+    let gateway = if valid && !cluster.spec.paused {
+        scale::gateway(observed, status.operation.as_ref())
+    } else {
+        vec![]
+    };
+    Plan { status, gateway, action: decided.action, notices, requeue, fully_replicated, held }
 }
 
 /// What a cluster is founded with, decided once.

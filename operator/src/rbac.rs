@@ -26,7 +26,7 @@ pub const NAMESPACED: &[Rule] = &[
         verbs: &["list", "watch", "create", "patch"],
     },
     Rule { group: "", resources: &["secrets"], verbs: &["list", "watch", "create", "patch"] },
-    Rule { group: "", resources: &["pods"], verbs: &["list", "watch", "delete"] },
+    Rule { group: "", resources: &["pods"], verbs: &["list", "watch", "patch", "delete"] },
     Rule { group: "", resources: &["persistentvolumeclaims"], verbs: &["list", "watch", "delete"] },
     Rule {
         group: "apps",

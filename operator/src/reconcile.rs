@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::nodes::{Nodes, Request, Target};
 use crate::observe::{BOOTSTRAP_NODES, BOOTSTRAPPED, FRESH, HostView, Observed, Report};
 use crate::plan::operations::{Outcome, absorb};
-use crate::plan::{Action, Notice, plan};
+use crate::plan::{Action, InGateway, Notice, plan};
 use crate::status::{self, Trouble};
 use crate::stores::{Stores, version};
 use crate::tls::{self, Certificates, Identity};
@@ -230,6 +230,10 @@ impl Reconcile<'_> {
         let applied = match &certificates {
             Ok(certificates) => self.apply_all(&inputs, certificates).await,
             Err(_) => self.apply_objects(&inputs, build::objects(&inputs)).await,
+        };
+        let applied = match (applied, self.change_gateway(&inputs.namespace, &plan.gateway).await) {
+            (Ok(()), Err((pod, error))) => Err((format!("labels of pod {pod}"), error)),
+            (applied, _) => applied,
         };
         trouble.apply = applied.as_ref().err().map(|(object, error)| explain(object, error));
         let before = cluster_now.clone();
@@ -454,6 +458,24 @@ impl Reconcile<'_> {
         self.shared().metrics.wrote();
         let client = &self.shared().client;
         gone_is_fine(apply::delete(client, &inputs.namespace, kind, name, &live.uid).await)
+    }
+
+    /// Takes pods out of the gateway, or puts them back, by the label that its Service selects.
+    async fn change_gateway(
+        &self,
+        namespace: &str,
+        changes: &[InGateway],
+    ) -> Result<(), (String, kube::Error)> {
+        let api: Api<Pod> = Api::namespaced(self.shared().client.clone(), namespace);
+        for InGateway { pod, uid, wanted } in changes {
+            let label = wanted.then_some(names::MANAGED_BY);
+            let body =
+                json!({"metadata": {"uid": uid, "labels": {(names::MANAGED_BY_LABEL): label}}});
+            self.shared().metrics.wrote();
+            let answer = api.patch(pod, &PatchParams::default(), &Patch::Merge(body)).await;
+            gone_is_fine(answer.map(drop)).map_err(|error| (pod.clone(), error))?;
+        }
+        Ok(())
     }
 
     async fn act(

@@ -96,7 +96,9 @@ async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
     if left {
         info!("the last copy is elsewhere now: this node has left the cluster");
     }
-    running.stop(&config, &mut stop, abandoned).await;
+    // Who has left knows nothing any more that clients could wait for.
+    let delay = if left { Duration::ZERO } else { config.stop_delay };
+    running.stop(&config, delay, &mut stop, abandoned).await;
     if left {
         return Err(Failure::usage(GONE));
     }
@@ -267,15 +269,21 @@ impl Running {
         Ok(Self { handle, transport, vitals, clients, stop_clients, stop_http })
     }
 
-    /// Ends gracefully; `abandoned` skips all waiting for others.
-    async fn stop(mut self, config: &Config, stop: &mut StopRequests, abandoned: bool) {
+    /// Ends gracefully after `delay`, in which it goes on serving; `abandoned` skips all waiting for others.
+    async fn stop(
+        mut self,
+        config: &Config,
+        delay: Duration,
+        stop: &mut StopRequests,
+        abandoned: bool,
+    ) {
         info!("stopping");
         self.vitals.set_draining(true);
-        let told_again = if abandoned || config.stop_delay.is_zero() {
+        let told_again = if abandoned || delay.is_zero() {
             false
         } else {
             tokio::select! {
-                () = tokio::time::sleep(config.stop_delay) => false,
+                () = tokio::time::sleep(delay) => false,
                 _ = stop.next() => true,
             }
         };

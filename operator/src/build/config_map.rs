@@ -11,6 +11,9 @@ use std::fmt::Write as _;
 /// Key of the file.
 pub const FILE: &str = "holdfast.conf";
 
+/// How long a node that is told to stop, or has left for good, goes on serving clients.
+const STOP_DELAY: &str = "5s";
+
 /// Builds it.
 pub fn build(inputs: &Inputs) -> ConfigMap {
     ConfigMap {
@@ -38,6 +41,8 @@ fn file(inputs: &Inputs) -> String {
         ("split-keys", splits.join(",")),
         ("tick-ms", spec.timing.tick_ms.to_string()),
         ("election-ms", spec.timing.election_ms.to_string()),
+        // A node that was told to stop is out of the gateway within this time, and serves until then.
+        ("stop-delay", STOP_DELAY.to_owned()),
     ];
     let mut text = "# Written by holdfast-operator; changes are undone.\n".to_owned();
     for (name, value) in lines {

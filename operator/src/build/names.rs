@@ -26,10 +26,14 @@ pub fn selector(cluster: &str) -> BTreeMap<String, String> {
     .into()
 }
 
+/// Says whose an object is. Every pod is made with it, of whatever template; while a node is drained its pod
+/// does without, which takes it out of the gateway and changes nothing else.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
 /// All labels of an object of a cluster.
 pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     let mut labels = selector(cluster);
-    labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGED_BY.to_owned());
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
     labels
 }
 

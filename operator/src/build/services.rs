@@ -26,7 +26,8 @@ pub fn peers(inputs: &Inputs) -> Service {
     }
 }
 
-/// The gateway: the client port of those pods whose front end says that it can serve.
+/// The gateway: the client port of those pods whose front end says that it can serve, but for those that
+/// are drained.
 pub fn gateway(inputs: &Inputs) -> Service {
     let asked = &inputs.spec.gateway.service;
     let mut metadata = inputs.metadata(&names::gateway_service(&inputs.name));
@@ -37,7 +38,7 @@ pub fn gateway(inputs: &Inputs) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(asked.kind.as_str().to_owned()),
-            selector: Some(names::selector(&inputs.name)),
+            selector: Some(names::labels(&inputs.name)),
             ports: Some(vec![port("client", names::CLIENT_PORT)]),
             // Every node is as good as any other, so connections from outside need no second hop.
             external_traffic_policy: (asked.kind == ServiceType::LoadBalancer)

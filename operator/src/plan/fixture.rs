@@ -69,6 +69,7 @@ impl Fixture {
             uid: format!("pod-{ordinal}"),
             ready: true,
             running: true,
+            in_gateway: true,
             ready_changed: Timestamp::from_second(START - 3600).ok(),
             host: Some(host(ordinal)),
             ip: Some(format!("10.0.0.{ordinal}")),
@@ -121,7 +122,18 @@ impl Fixture {
     pub fn step(&mut self) -> Plan {
         let plan = plan(&self.cluster, &self.observed, true, self.now);
         self.cluster.status = Some(plan.status.clone());
+        self.change_gateway(&plan);
         plan
+    }
+
+    /// Changes labels as asked.
+    pub fn change_gateway(&mut self, plan: &Plan) {
+        for change in &plan.gateway {
+            let pod = self.observed.pods.get_mut(&change.pod);
+            if let Some(pod) = pod.filter(|pod| pod.uid == change.uid) {
+                pod.in_gateway = change.wanted;
+            }
+        }
     }
 
     /// Plans until nothing changes.

@@ -520,6 +520,9 @@ pub(super) fn next(operation: &Operation, status: &HoldfastClusterStatus) -> Str
             format!("wait until the other nodes have made the copies of {pod} anew")
         }
         OperationType::Reprotect => format!("ask the cluster to make the copies of {pod} anew"),
+        OperationType::ScaleDown if operation.phase == Phase::Intended => {
+            format!("drain {pod} once the gateway sends no clients to it any more")
+        }
         OperationType::ScaleDown => format!(
             "wait until {pod} holds no ranges (now {}), then take it away",
             store.map_or(0, |store| store.ranges)

@@ -9,7 +9,7 @@ use super::fixture::{Fixture, host, member, well};
 use super::operations::{Outcome, absorb};
 use super::{Action, Plan, plan};
 use crate::api::spec::ReplacementPolicy;
-use crate::api::status::Store;
+use crate::api::status::{Phase, Store};
 use crate::build::names;
 use crate::observe::{FRESH, Report};
 use jiff::Timestamp;
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    fn hosts(&mut self) -> &mut std::collections::BTreeMap<String, crate::observe::HostView> {
+    fn hosts(&mut self) -> &mut BTreeMap<String, crate::observe::HostView> {
         self.fixture.observed.hosts.as_mut().unwrap()
     }
 
@@ -361,6 +361,7 @@ impl World {
             return;
         }
         self.fixture.observed.stateful_set.as_mut().unwrap().replicas = decided.status.nodes;
+        self.fixture.change_gateway(&decided);
         let Some(action) = decided.action else { return };
         let outcome = self.carry_out(action);
         if writes > 2 {
@@ -484,6 +485,15 @@ impl World {
                 assert!(seen.is_some_and(Report::has_quorum), "given up without a majority");
             }
             Some(Action::Replace { .. }) => {}
+            Some(Action::Drain { .. }) => {
+                let pod = &plan.status.operation.as_ref().unwrap().pod;
+                let view = self.fixture.observed.pods.get(pod);
+                let refused = old.operation.as_ref().is_some_and(|it| it.phase == Phase::Refused);
+                assert!(
+                    refused || view.is_none_or(|view| !view.ready || !view.in_gateway),
+                    "{pod} is drained while clients are sent to it"
+                );
+            }
             Some(Action::DeletePod { pod, .. }) => {
                 let alive = self.truth.nodes.iter().filter(|it| it.is_alive());
                 let others = alive.filter(|member| member.name != *pod).count();
@@ -561,6 +571,8 @@ fn ends_well(nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
         assert_eq!(store.state, crate::api::status::StoreState::Healthy, "{store:#?}");
     }
     assert_eq!(status.updated_nodes, status.nodes, "{status:#?} {:#?}", world.truth);
+    let pods = &world.fixture.observed.pods;
+    assert!(pods.values().all(|pod| pod.in_gateway), "{pods:#?}");
 }
 
 mod histories;

@@ -6,11 +6,13 @@
 
 use super::guards;
 use super::operations::{self, Decided};
-use super::{Action, Context, replace};
+use super::{Action, Context, InGateway, replace};
 use crate::api::spec::HoldfastClusterSpec;
 use crate::api::status::{
     HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
 };
+use crate::observe::Observed;
+use jiff::SignedDuration;
 
 /// How many pods there are to be now, as far as only adding is concerned.
 pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> i32 {
@@ -49,11 +51,31 @@ pub(super) fn begin_down(
         None,
     );
     decided.tell(false, "ScaleDownStarted", format!("{pod} is drained and then taken away"));
-    match member {
-        Some(member) => decided.start(operation, Action::Drain { node: member.id }),
-        // The cluster never knew it: there is nothing to drain.
-        None => decided.operation = Some(operation),
-    }
+    // It leaves the gateway first, and is drained when that is seen.
+    decided.operation = Some(operation);
+}
+
+/// For so long a node goes on as it was after its pod was taken out of the gateway, until everybody who
+/// sends clients knows.
+const GATEWAY_PAUSE: SignedDuration = SignedDuration::from_secs(3);
+
+/// The gateway does not send clients to it any more, as far as that takes.
+fn out_of_gateway(context: &Context<'_>, operation: &Operation) -> bool {
+    let pod = context.observed.pods.get(&operation.pod);
+    let left = context.now.duration_since(operation.started_at.0);
+    pod.is_none_or(|pod| !pod.ready || (!pod.in_gateway && left >= GATEWAY_PAUSE))
+}
+
+/// Pods whose place in the gateway is to change: the one that is drained leaves, all others are in it.
+pub(super) fn gateway(observed: &Observed, operation: Option<&Operation>) -> Vec<InGateway> {
+    let leaving = operation.filter(|operation| operation.kind == OperationType::ScaleDown);
+    let pods = observed.pods.iter().filter(|(_, view)| !view.terminating);
+    pods.filter_map(|(pod, view)| {
+        let wanted = leaving.is_none_or(|operation| operation.pod != *pod);
+        let change = InGateway { pod: pod.clone(), uid: view.uid.clone(), wanted };
+        (view.in_gateway != wanted).then_some(change)
+    })
+    .collect()
 }
 
 /// Waits until the node holds nothing, or takes it back.
@@ -115,6 +137,10 @@ pub(super) fn go_on(
                 let undrain =
                     operations::new(context, status, OperationType::Undrain, &pod, id, None);
                 decided.start(undrain, Action::Undrain { node: member.id });
+                return;
+            }
+            if operation.phase == Phase::Intended && !out_of_gateway(context, &operation) {
+                decided.operation = Some(operation);
                 return;
             }
             operations::retry(context, operation, decided, |operation| Action::Drain {

@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, START, well};
 use super::operations::{Outcome, absorb};
-use super::{Action, plan};
+use super::{Action, InGateway, plan};
 use crate::api::spec::{ReplacementPolicy, ReprotectionMode};
 use crate::api::status::{OperationType, Phase, StoreState};
 use crate::api::{HumanDuration, REPLACE_ANNOTATION};
@@ -481,9 +481,19 @@ fn an_invalid_spec_changes_nothing_but_the_view() {
 fn scaling_down_drains_first_and_takes_away_what_is_empty() {
     let mut fixture = Fixture::new(5);
     fixture.cluster.spec.nodes = 4;
+    // The gateway forgets it first.
     let plan = fixture.step();
-    assert_eq!(plan.action, Some(Action::Drain { node: 5 }));
+    let out = InGateway { pod: "demo-4".to_owned(), uid: "pod-4".to_owned(), wanted: false };
+    assert_eq!((&plan.action, &plan.gateway), (&None, &vec![out]));
     assert_eq!((plan.status.nodes, fixture.store(4).state), (5, StoreState::Leaving));
+    assert!(plan.status.next.contains("gateway"), "{}", plan.status.next);
+    let plan = fixture.pass(2).step();
+    assert_eq!((&plan.action, &plan.gateway), (&None, &vec![]));
+    let mut unseen = fixture.clone();
+    unseen.pod(4).in_gateway = true;
+    assert_eq!(unseen.pass(60).step().action, None);
+    let plan = fixture.pass(1).step();
+    assert_eq!(plan.action, Some(Action::Drain { node: 5 }));
     accepted(&mut fixture);
     fixture.member(4).state = "Draining".to_owned();
     let plan = fixture.step();
@@ -513,7 +523,7 @@ fn raising_nodes_again_takes_the_drain_back() {
     fixture.cluster.spec.nodes = 5;
     let plan = fixture.step();
     assert_eq!(plan.action, Some(Action::Undrain { node: 5 }));
-    assert_eq!(plan.status.nodes, 5);
+    assert_eq!((plan.status.nodes, plan.gateway[0].wanted), (5, true));
     accepted(&mut fixture);
     fixture.member(4).state = "Up".to_owned();
     assert_eq!(fixture.step().status.operation, None);

@@ -111,6 +111,9 @@ impl World {
                         if body["metadata"]["uid"].is_null() {
                             body["metadata"]["uid"] = "uid-1".into();
                         }
+                        if sent.path.contains("/pods/") {
+                            body["metadata"]["labels"] = json!({});
+                        }
                         if sent.path.ends_with("/status") {
                             body["metadata"]["namespace"] = "ns".into();
                             body["metadata"]["generation"] = 1.into();
@@ -477,7 +480,24 @@ async fn scaling_down_asks_the_cluster_to_drain() {
     world.cluster.spec.nodes = 3;
     world.cluster.metadata.resource_version = Some("9999".to_owned());
     world.reconcile().await.unwrap();
-    assert_eq!(*world.nodes.asked.lock(), [Request::Drain { node: 4 }]);
+    assert!(world.nodes.asked.lock().is_empty());
+    let sent = world.take();
     let status = "PATCH /apis/holdfast.dev/v1alpha1/namespaces/ns/holdfastclusters/demo/status";
-    assert_eq!(world.lines(), [status, status]);
+    let lines: Vec<String> =
+        sent.iter().map(|sent| format!("{} {}", sent.method, sent.path)).collect();
+    assert_eq!(lines, [status, "PATCH /api/v1/namespaces/ns/pods/demo-3"]);
+    assert_eq!(
+        sent[1].body,
+        json!({"metadata": {"uid": "pod-3", "labels": {"app.kubernetes.io/managed-by": null}}})
+    );
+    // It is out of the gateway, and everybody had the time to notice.
+    let mut pod = world.context.stores.pods_of("ns", "demo")["demo-3"].as_ref().clone();
+    pod.metadata.labels.as_mut().unwrap().remove(names::MANAGED_BY_LABEL);
+    world.writers.pods.apply_watcher_event(&watcher::Event::Apply(pod));
+    world.show(&sent);
+    let operation = world.cluster.status.as_mut().unwrap().operation.as_mut().unwrap();
+    operation.started_at.0 -= jiff::SignedDuration::from_secs(5);
+    world.cluster.metadata.resource_version = Some("99999".to_owned());
+    world.reconcile().await.unwrap();
+    assert_eq!(*world.nodes.asked.lock(), [Request::Drain { node: 4 }]);
 }
