@@ -190,12 +190,7 @@ fn stuck(store: &Store, pod: &PodView, observed: &Observed) -> Because {
                 return because("ContainerFailed", format!("{name}: {reason}: {message}"));
             }
             "CrashLoopBackOff" => {
-                let words = pod.last_words.as_deref().unwrap_or_default();
-                let words = words.trim();
-                let words = &words[words.floor_char_boundary(words.len().saturating_sub(600))..];
-                let identity = words.contains("another cluster") || words.contains("tombstoned");
-                let reason = if identity { "StorageIdentityMismatch" } else { "CrashLooping" };
-                return because(reason, format!("{name} stops again and again: {words}"));
+                return stops(name, pod.last_words.as_deref().unwrap_or_default());
             }
             _ => {}
         }
@@ -216,6 +211,29 @@ fn stuck(store: &Store, pod: &PodView, observed: &Observed) -> Because {
     }
     let why = pod.unschedulable.as_deref()?;
     because("Unschedulable", format!("{name} fits on no Kubernetes node: {why}"))
+}
+
+/// Why a node that is started again and again stops: the last thing that it said.
+fn stops(pod: &str, words: &str) -> Because {
+    let line = words.trim().lines().last().unwrap_or_default();
+    let line = line.trim_start_matches("holdfast-node: ");
+    let line = &line[line.floor_char_boundary(line.len().saturating_sub(600))..];
+    // As holdfast-node says it; an end-to-end test sees that it still does.
+    if line.contains("belongs to") && line.contains("not to cluster") {
+        return because(
+            "StorageIdentityMismatch",
+            format!(
+                "the volume of {pod} holds the data of another cluster, which stays as it is: {line}"
+            ),
+        );
+    }
+    if line.contains("gone for good") {
+        return because(
+            "StorageIdentityMismatch",
+            format!("the volume of {pod} is that of a node that was given up: {line}"),
+        );
+    }
+    because("CrashLooping", format!("{pod} stops again and again: {line}"))
 }
 
 /// What of the spec is not carried out yet.

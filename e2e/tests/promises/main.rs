@@ -63,6 +63,8 @@ fn main() -> ExitCode {
         plain: create::pods_are_spread_and_restricted;
         plain: serve::clients_in_pods_use_the_gateway;
         plain: refused::the_api_server_says_what_is_wrong;
+        plain: refused::what_keeps_pods_from_starting_is_said;
+        plain: refused::a_storage_class_that_is_missing_is_said;
         plain: pod_killed::a_deleted_pod_costs_no_request;
         faults: pod_killed::a_killed_process_costs_only_its_own_clients;
         faults: paused::a_pod_that_stands_still_leaves_the_gateway_and_returns;

@@ -1,7 +1,41 @@
-//! Invalid resources are refused by the API server, with a message that says what to change.
+//! Invalid resources are refused by the API server, with a message that says what to change; and what
+//! keeps pods from starting is a condition of one sentence.
 
-use crate::world::World;
+use crate::view;
+use crate::world::{PATIENCE, World};
 use serde_json::{Value, json};
+
+pub(crate) async fn what_keeps_pods_from_starting_is_said(world: &World) {
+    let mut spec = crate::world::small();
+    spec["image"] = json!("docker.io/holdfast/missing:never");
+    spec["imagePullPolicy"] = json!("Never");
+    world.apply(spec).await.expect("the resource is valid");
+    stalled(world, "ImagePullFailed", "docker.io/holdfast/missing:never").await;
+    // A correction gets through, although nothing has ever run.
+    let mut spec = crate::world::small();
+    spec["nodes"] = json!(3);
+    world.apply(spec).await.expect("the resource is valid");
+    world.whole(3).await;
+}
+
+pub(crate) async fn a_storage_class_that_is_missing_is_said(world: &World) {
+    let mut spec = crate::world::small();
+    spec["storage"]["storageClassName"] = json!("no-such-class");
+    world.apply(spec).await.expect("the resource is valid");
+    stalled(world, "VolumePending", "no-such-class").await;
+}
+
+/// Waits until the cluster says that it needs a human, and why.
+pub(crate) async fn stalled(world: &World, reason: &str, part: &str) {
+    let what = format!("to say {reason} and {part:?}");
+    world
+        .await_cluster(&what, PATIENCE, |cluster| {
+            view::condition(cluster, "Stalled").is_some_and(|it| {
+                it.status == "True" && it.reason == reason && it.message.contains(part)
+            })
+        })
+        .await;
+}
 
 pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
     let cases: [(Value, &str); 8] = [

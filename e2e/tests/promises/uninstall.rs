@@ -1,4 +1,5 @@
-//! Deleting the resource takes everything but the data: volumes stay until a person deletes them.
+//! Deleting the resource takes everything but the data: volumes stay until a person deletes them, and
+//! another cluster of the same name neither takes them for its own nor overwrites them.
 
 use crate::world::{CLUSTER, PATIENCE, World, await_object};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -33,4 +34,8 @@ pub(crate) async fn volumes_stay(world: &World) {
         assert_eq!(phase.as_deref(), Some("Bound"));
         assert_eq!(claim.metadata.deletion_timestamp, None);
     }
+    // The name alone does not make it the same cluster.
+    world.apply(crate::world::small()).await.expect("the resource is valid");
+    let words = "holds the data of another cluster";
+    crate::refused::stalled(world, "StorageIdentityMismatch", words).await;
 }

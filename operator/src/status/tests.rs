@@ -165,7 +165,7 @@ fn missing_rights_are_said() {
 #[test]
 fn why_pods_do_not_start_is_said() {
     type Break = fn(&mut PodView);
-    let rows: [(&str, Break); 4] = [
+    let rows: [(&str, Break); 5] = [
         ("ImagePullFailed", |pod| {
             pod.waiting = Some(("ImagePullBackOff".to_owned(), "no such image".to_owned()));
         }),
@@ -175,7 +175,13 @@ fn why_pods_do_not_start_is_said() {
         }),
         ("StorageIdentityMismatch", |pod| {
             pod.waiting = Some(("CrashLoopBackOff".to_owned(), String::new()));
-            pod.last_words = Some("the disk belongs to another cluster".to_owned());
+            let log = "{\"level\":\"INFO\"}\nholdfast-node: data directory /d belongs to node n1 of \
+                       cluster 1f, not to cluster 2e\n";
+            pod.last_words = Some(log.to_owned());
+        }),
+        ("StorageIdentityMismatch", |pod| {
+            pod.waiting = Some(("CrashLoopBackOff".to_owned(), String::new()));
+            pod.last_words = Some("holdfast-node: this node is gone for good: its ...".to_owned());
         }),
         ("Unschedulable", |pod| pod.unschedulable = Some("0/3 nodes are available".to_owned())),
     ];
