@@ -32,7 +32,7 @@ finish() {
   exit
 }
 # The number of tests, for when none can run.
-number_of_tests() { grep -c -E '^ +(plain|faults): [a-z_]+::' tests/promises/main.rs; }
+number_of_tests() { grep -c -E '^ +(plain|faults|helm): [a-z_]+::' tests/promises/main.rs; }
 # One step that everything after needs: `step NAME COMMAND...`.
 step() {
   local what=$1 begun=$SECONDS
@@ -109,7 +109,7 @@ case $on in
   assembled)
     step "parts of Kubernetes" eval 'parts=$(cluster/build.sh)'
     eval "$parts"
-    export KUBECTL
+    export KUBECTL HELM
     step "etcdctl" gather
     step "images" ./images.sh "$work/bin" "$work/images"
     step "cluster" eval 'KUBECONFIG=$(cluster/up | tail -1)'
@@ -126,6 +126,7 @@ case $on in
     ;;
   existing) ;;
 esac
+[[ -n ${HELM:-} ]] || ! HELM=$(command -v helm) || export HELM
 export HOLDFAST_OPERATOR=$binaries/holdfast-operator
 step "operator" ./operator.sh
 

@@ -3,6 +3,10 @@
 //! Invariants: every call ends within [`CALL_TIMEOUT`]; at most [`CONCURRENT`] calls are under way in
 //! the whole operator; no answer is made up.
 
+mod certificate;
+
+pub use certificate::fingerprint;
+
 use crate::observe::Report;
 use crate::plan::operations::Outcome;
 use crate::tls::Identity;
@@ -76,6 +80,16 @@ pub trait Nodes: Send + Sync {
         identity: &'a Identity,
         request: Request,
     ) -> BoxFuture<'a, Outcome>;
+
+    /// The fingerprint of the certificate that a node shows to new connections.
+    ///
+    /// # Errors
+    /// One sentence about why nobody knows.
+    fn certificate<'a>(
+        &'a self,
+        target: &'a Target,
+        identity: &'a Identity,
+    ) -> BoxFuture<'a, Result<String, String>>;
 }
 
 /// The real ones.
@@ -145,6 +159,20 @@ impl Nodes for Grpc {
                 };
             }
             outcome
+        })
+    }
+
+    fn certificate<'a>(
+        &'a self,
+        target: &'a Target,
+        identity: &'a Identity,
+    ) -> BoxFuture<'a, Result<String, String>> {
+        Box::pin(async move {
+            let shown = certificate::shown(target, identity);
+            let answer = self.bounded(target, async { shown.await.map_err(Failure::Fault) }).await;
+            answer.map_err(|failure| match failure {
+                Failure::Refused(message) | Failure::Fault(message) => message,
+            })
         })
     }
 }

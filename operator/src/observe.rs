@@ -38,6 +38,10 @@ pub struct Observed {
     pub report: Option<Report>,
     /// Why there is no report.
     pub report_error: Option<String>,
+    /// Ready pods that show another certificate to new connections than the one that was issued.
+    pub old_certificates: Vec<String>,
+    /// Ready pods of which nobody knows it, because they do not answer.
+    pub unseen_certificates: Vec<String>,
     /// For how long there have been reports without a gap, since this operator started.
     pub fresh_for: Duration,
 }

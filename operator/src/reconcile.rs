@@ -131,6 +131,8 @@ struct Memory {
     report_error: Option<String>,
     trouble: Trouble,
     applied: HashMap<(Kind, String), Applied>,
+    /// Which certificate each pod showed last, by the pod's UID: who showed the newest is not asked again.
+    shown: HashMap<String, String>,
 }
 
 /// An apply that the watched copy may not show yet.
@@ -207,7 +209,10 @@ impl Reconcile<'_> {
         let valid = trouble.invalid.is_empty();
 
         let identity = certificates.as_ref().ok().map(|made| made.identity.clone());
-        let observed = self.observe(&cluster, identity.as_ref()).await;
+        let mut observed = self.observe(&cluster, identity.as_ref()).await;
+        if let Ok(made) = &certificates {
+            self.ask_certificates(&inputs, made, &mut observed).await;
+        }
         let plan = plan(&cluster, &observed, valid, now);
         let issued = certificates.as_ref().map(|made| made.all.clone()).unwrap_or_default();
         let finish =
@@ -226,7 +231,7 @@ impl Reconcile<'_> {
         inputs.bootstrap_nodes = wanted.bootstrap_nodes.unwrap_or(inputs.bootstrap_nodes);
         inputs.template_revision = wanted.template_revision.unwrap_or(inputs.template_revision);
         inputs.fully_replicated = plan.fully_replicated;
-        inputs.pod_monitors = self.context.stores.pod_monitors.is_some();
+        inputs.pod_monitors = self.context.stores.pod_monitors.get().is_some();
         let applied = match &certificates {
             Ok(certificates) => self.apply_all(&inputs, certificates).await,
             Err(_) => self.apply_objects(&inputs, build::objects(&inputs)).await,
@@ -336,6 +341,51 @@ impl Reconcile<'_> {
                 memory.fresh_since.map_or(Duration::ZERO, |since| now.duration_since(since));
             observed.report_error.clone_from(&memory.report_error);
         });
+    }
+
+    /// Asks those ready pods for their certificate that have not shown the issued one yet.
+    async fn ask_certificates(
+        &self,
+        inputs: &Inputs,
+        made: &Certificates,
+        observed: &mut Observed,
+    ) {
+        let is_ready = |target: &Target| {
+            observed.pods.get(&target.pod).is_some_and(|pod| pod.ready && !pod.terminating)
+        };
+        let uid = |target: &Target| observed.pods[&target.pod].uid.clone();
+        let targets = targets(&inputs.name, &inputs.namespace, observed);
+        let shown = self.remember(|memory| {
+            memory.shown.retain(|uid, _| observed.pods.values().any(|pod| pod.uid == *uid));
+            memory.shown.clone()
+        });
+        let asked = targets.iter().filter(|target| {
+            is_ready(target) && shown.get(&uid(target)).is_none_or(|shown| *shown != made.node)
+        });
+        let answers = futures::future::join_all(asked.map(async |target| {
+            let answer = self.shared().nodes.certificate(target, &made.identity).await;
+            (target, answer)
+        }))
+        .await;
+        let (mut old, mut unseen) = (Vec::new(), Vec::new());
+        for (target, answer) in answers {
+            match answer {
+                Ok(fingerprint) => {
+                    if fingerprint != made.node {
+                        old.push(target.pod.clone());
+                    }
+                    self.remember(|memory| memory.shown.insert(uid(target), fingerprint));
+                }
+                Err(why) => {
+                    tracing::debug!(why, "which certificate it has");
+                    unseen.push(target.pod.clone());
+                }
+            }
+        }
+        old.sort();
+        unseen.sort();
+        observed.unseen_certificates = unseen;
+        observed.old_certificates = old;
     }
 
     /// Writes the status if it is different, and only if nobody changed the resource meanwhile.

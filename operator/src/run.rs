@@ -92,12 +92,10 @@ pub async fn run(options: Options) -> Result<(), String> {
         }
         None => None,
     };
-    let pod_monitors = knows_pod_monitors(&client).await;
     let mut watched = Vec::new();
     for namespace in &namespaces {
         let (wake, woken) = mpsc::unbounded();
-        let (stores, feeds) =
-            Stores::watch(&client, namespace.as_deref(), hosts.clone(), pod_monitors, &wake);
+        let (stores, feeds) = Stores::watch(&client, namespace.as_deref(), hosts.clone(), &wake);
         for feed in feeds {
             tasks.spawn(feed);
         }
@@ -214,14 +212,6 @@ async fn sweep(shared: Arc<Shared>, clusters: Store<HoldfastCluster>) {
             shared.retain(|uid| !gone.contains(uid));
         }
         seen = now;
-    }
-}
-
-/// Whether Kubernetes knows the kind PodMonitor and the operator may read it.
-async fn knows_pod_monitors(client: &Client) -> bool {
-    match client.list_api_group_resources("monitoring.coreos.com/v1").await {
-        Ok(list) => list.resources.iter().any(|resource| resource.kind == "PodMonitor"),
-        Err(_) => false,
     }
 }
 

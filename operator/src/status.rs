@@ -60,7 +60,7 @@ pub fn finish(
         degraded(&status),
         reprotecting(&status),
         held(plan),
-        certificates_ready(trouble, certificates, now),
+        certificates_ready(trouble, observed, certificates, now),
         Verdict {
             kind: "Paused",
             status: if cluster.spec.paused { TRUE } else { FALSE },
@@ -438,7 +438,12 @@ fn held(plan: &Plan) -> Verdict {
     verdict("ReprotectionHeld", plan.held.clone(), "NothingDue", "no node is away")
 }
 
-fn certificates_ready(trouble: &Trouble, certificates: &[Certificate], now: Timestamp) -> Verdict {
+fn certificates_ready(
+    trouble: &Trouble,
+    observed: &Observed,
+    certificates: &[Certificate],
+    now: Timestamp,
+) -> Verdict {
     let kind = "CertificatesReady";
     let say = |status, reason: &str, message: String| Verdict {
         kind,
@@ -461,7 +466,20 @@ fn certificates_ready(trouble: &Trouble, certificates: &[Certificate], now: Time
     if left <= SignedDuration::ZERO {
         return say(FALSE, "Expired", format!("{} ended at {end}", certificate.secret));
     }
-    say(TRUE, "Issued", format!("the first to end is {} at {end}", certificate.secret))
+    if !observed.old_certificates.is_empty() {
+        let pods = observed.old_certificates.join(", ");
+        let why = "Kubernetes hands new ones to running pods within two minutes";
+        return say(FALSE, "NotLoaded", format!("{pods} still shows the one of before: {why}"));
+    }
+    if !observed.unseen_certificates.is_empty() {
+        let pods = observed.unseen_certificates.join(", ");
+        return say(UNKNOWN, "NotSeen", format!("{pods} does not answer the operator"));
+    }
+    say(
+        TRUE,
+        "Loaded",
+        format!("every ready pod has them; {} ends first, {end}", certificate.secret),
+    )
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// What wakes a reconcile.
 pub type Wake = mpsc::UnboundedSender<ObjectRef<HoldfastCluster>>;
@@ -53,8 +54,8 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     /// What the operator makes.
     pub policies: Store<NetworkPolicy>,
-    /// What the operator makes, if its kind exists.
-    pub pod_monitors: Option<Store<DynamicObject>>,
+    /// What the operator makes, once its kind exists.
+    pub pod_monitors: Arc<OnceLock<Store<DynamicObject>>>,
 }
 
 /// Fills a store; to be run until the end.
@@ -66,7 +67,6 @@ impl Stores {
         client: &Client,
         namespace: Option<&str>,
         hosts: Option<Store<Node>>,
-        pod_monitors: bool,
         wake: &Wake,
     ) -> (Self, Vec<Feed>) {
         let mut feeds = Vec::new();
@@ -83,15 +83,15 @@ impl Stores {
             stateful_sets: feed(api(client, namespace), &made, wake, &mut feeds),
             budgets: feed(api(client, namespace), &made, wake, &mut feeds),
             policies: feed(api(client, namespace), &made, wake, &mut feeds),
-            pod_monitors: pod_monitors.then(|| {
-                let resource = Kind::PodMonitor.resource();
-                let api = match namespace {
-                    Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-                    None => Api::all_with(client.clone(), &resource),
-                };
-                feed_with(api, resource, &made, wake, &mut feeds)
-            }),
+            pod_monitors: Arc::default(),
         };
+        feeds.push(Box::pin(pod_monitors(
+            client.clone(),
+            namespace.map(str::to_owned),
+            made,
+            wake.clone(),
+            stores.pod_monitors.clone(),
+        )));
         (stores, feeds)
     }
 
@@ -127,7 +127,7 @@ impl Stores {
             Kind::PodMonitor => {
                 let reference = ObjectRef::new_with(name, Kind::PodMonitor.resource());
                 self.pod_monitors
-                    .as_ref()
+                    .get()
                     .and_then(|store| store.get(&reference.within(namespace)))
                     .map(|object| Live::new(object.as_ref()))
             }
@@ -219,6 +219,40 @@ where
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
+    }
+}
+
+/// Between two looks whether the kind PodMonitor is there by now.
+const LOOK_FOR_KIND: Duration = Duration::from_secs(30);
+
+/// Watches PodMonitors from when their kind exists: whoever brings it may come later than the operator.
+async fn pod_monitors(
+    client: Client,
+    namespace: Option<String>,
+    labels: String,
+    wake: Wake,
+    store: Arc<OnceLock<Store<DynamicObject>>>,
+) {
+    while !knows_pod_monitors(&client).await {
+        tokio::time::sleep(LOOK_FOR_KIND).await;
+    }
+    let resource = Kind::PodMonitor.resource();
+    let api = match &namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let mut feeds = Vec::new();
+    let reader = feed_with(api, resource, &labels, &wake, &mut feeds);
+    tracing::info!("the kind PodMonitor is there");
+    store.get_or_init(|| reader);
+    futures::future::join_all(feeds).await;
+}
+
+/// Whether Kubernetes knows the kind PodMonitor.
+async fn knows_pod_monitors(client: &Client) -> bool {
+    match client.list_api_group_resources("monitoring.coreos.com/v1").await {
+        Ok(list) => list.resources.iter().any(|resource| resource.kind == "PodMonitor"),
+        Err(_) => false,
     }
 }
 

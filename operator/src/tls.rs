@@ -6,6 +6,7 @@
 //! renewal restarts nothing.
 
 use crate::build::{Inputs, Object, names, secrets};
+use crate::nodes::fingerprint;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{
@@ -70,6 +71,8 @@ pub struct Certificates {
     pub apply: Vec<Object>,
     /// The operator's own.
     pub identity: Identity,
+    /// The fingerprint of the nodes' certificate.
+    pub node: String,
     /// All, for the status.
     pub all: Vec<Certificate>,
 }
@@ -106,7 +109,7 @@ pub fn ensure(
     // the operator.
     let mut trusted_clients = clients.cert.clone();
     trusted_clients.extend_from_slice(&nodes.cert);
-    work.leaf(
+    let node = work.leaf(
         &names::node_tls_secret(name),
         &nodes,
         &format!("{name}-node"),
@@ -127,7 +130,9 @@ pub fn ensure(
         vec![],
         BTreeMap::from([(CA, nodes.cert.clone())]),
     )?;
-    Ok(Certificates { create: work.create, apply: work.apply, identity, all: work.all })
+    let node = fingerprint(&node.cert)
+        .ok_or_else(|| format!("Secret {} has no certificate", names::node_tls_secret(name)))?;
+    Ok(Certificates { create: work.create, apply: work.apply, identity, node, all: work.all })
 }
 
 struct Authority {

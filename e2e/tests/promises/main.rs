@@ -3,7 +3,7 @@
 //! The tests see a kubeconfig (`KUBECONFIG`) with the operator installed, and a program that makes
 //! faults (`HOLDFAST_E2E_FAULT`, see `cluster/fault`). Each has an empty namespace and a cluster of its own;
 //! they run one after the other, since a fault of a Kubernetes node hurts whatever is on it. Without a
-//! kubeconfig, or without faults for those that need them, they are left out and counted as ignored.
+//! kubeconfig, or without faults or helm (`HELM`) for those that need them, they are left out and counted as ignored.
 //!
 //! Invariant: they wait for events, never for a time, except where the time is what is promised.
 
@@ -13,10 +13,13 @@ mod view;
 mod world;
 
 mod back_cut;
+mod certificates;
 mod create;
 mod disk_emptied;
 mod front_cut;
+mod helm;
 mod machine_lost;
+mod monitoring;
 mod operator_killed;
 mod operator_upgraded;
 mod paused;
@@ -39,10 +42,10 @@ use world::World;
 /// A test: it fails by panicking.
 type Test = fn(&World) -> Pin<Box<dyn Future<Output = ()> + '_>>;
 
-/// One test with its name, and whether it needs faults.
+/// One test with its name, and what it needs besides a cluster.
 struct Entry {
     name: &'static str,
-    needs_faults: bool,
+    needs: &'static str,
     test: Test,
 }
 
@@ -51,7 +54,7 @@ macro_rules! tests {
     ($($needs:ident: $module:ident::$function:ident;)*) => {
         vec![$(Entry {
             name: concat!(stringify!($module), "::", stringify!($function)),
-            needs_faults: stringify!($needs) == "faults",
+            needs: stringify!($needs),
             test: |world| Box::pin($module::$function(world)),
         }),*]
     };
@@ -80,6 +83,9 @@ fn main() -> ExitCode {
         plain: scaling::up_while_clients_go_on;
         plain: scaling::down_gives_the_copies_away_first;
         plain: scaling::below_the_copies_is_refused;
+        plain: certificates::ready_means_that_every_pod_shows_them;
+        plain: monitoring::a_pod_monitor_is_made_once_its_kind_is_there;
+        helm: helm::the_chart_makes_a_cluster_and_its_test_passes;
         plain: uninstall::volumes_stay;
     ];
     let mut arguments = Arguments::from_args();
@@ -90,7 +96,12 @@ fn main() -> ExitCode {
     let trials = entries
         .into_iter()
         .map(|entry| {
-            let ignored = no_cluster || (entry.needs_faults && faults.is_none());
+            let lacks = match entry.needs {
+                "faults" => faults.is_none(),
+                "helm" => std::env::var_os("HELM").is_none(),
+                _ => false,
+            };
+            let ignored = no_cluster || lacks;
             let (runtime, faults) = (Arc::clone(&runtime), faults.clone());
             Trial::test(entry.name, move || run(&runtime, &entry, faults))
                 .with_ignored_flag(ignored)

@@ -5,9 +5,12 @@ use crate::view;
 use crate::world::{PATIENCE, World, is_ready, restarts};
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
+use std::time::{Duration, Instant};
 
 /// Writes may wait for an election, no longer.
 const GAP_MS: u64 = 5_000;
+/// Promised are 15 s from Kubernetes noticing, which itself takes a few.
+const SUSPECT_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) async fn a_deleted_pod_costs_no_request(world: &World) {
     world.make_cluster().await;
@@ -37,7 +40,15 @@ pub(crate) async fn a_killed_process_costs_only_its_own_clients(world: &World) {
     let recording = world.record(None).await;
     let pod = leader(world).await;
     let number = world.number_of(RECORDER, &pod).await;
+    let began = Instant::now();
     world.fault(&["kill", &world.namespace, &pod]);
+    // It is back soon; that it was away is said nevertheless, and for half a minute.
+    world
+        .await_cluster("to suspect the node", SUSPECT_WITHIN, |cluster| {
+            view::store(cluster, &pod)["state"] == "Suspect"
+        })
+        .await;
+    eprintln!("    Suspect {:.1} s after the kill", began.elapsed().as_secs_f64());
     world
         .await_pod(&pod, "to have started again", PATIENCE, |pod| {
             is_ready(pod) && pod.is_some_and(|pod| restarts(pod) > 0)

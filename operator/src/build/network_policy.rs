@@ -60,3 +60,6 @@ fn port(name: &str) -> NetworkPolicyPort {
         ..NetworkPolicyPort::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,9 @@ type Answer = fn(&Sent) -> Option<StatusCode>;
 struct FakeNodes {
     report: Mutex<Result<Report, String>>,
     asked: Mutex<Vec<Request>>,
+    /// The fingerprint that all show, and who was asked for it.
+    shown: Mutex<String>,
+    handshakes: Mutex<Vec<String>>,
 }
 
 impl Nodes for FakeNodes {
@@ -50,6 +53,16 @@ impl Nodes for FakeNodes {
     ) -> BoxFuture<'a, Outcome> {
         self.asked.lock().push(request);
         Box::pin(async { Outcome::Accepted("yes".to_owned()) })
+    }
+
+    fn certificate<'a>(
+        &'a self,
+        target: &'a Target,
+        _: &'a Identity,
+    ) -> BoxFuture<'a, Result<String, String>> {
+        self.handshakes.lock().push(target.pod.clone());
+        let shown = self.shown.lock().clone();
+        Box::pin(async move { Ok(shown) })
     }
 }
 
@@ -129,6 +142,8 @@ impl World {
         let nodes = Arc::new(FakeNodes {
             report: Mutex::new(Err("no pods yet".to_owned())),
             asked: Mutex::default(),
+            shown: Mutex::default(),
+            handshakes: Mutex::default(),
         });
         let (pods, w_pods) = reflector::store();
         let (claims, w_claims) = reflector::store();
@@ -150,7 +165,7 @@ impl World {
             stateful_sets,
             budgets,
             policies,
-            pod_monitors: None,
+            pod_monitors: Arc::default(),
         };
         let shared = Shared::new(client, nodes.clone(), Some("test".to_owned()));
         let cluster = serde_json::from_value(json!({
@@ -226,6 +241,11 @@ impl World {
     }
 
     fn run_pods(&mut self, count: i32) {
+        // They show what was issued.
+        let secrets = self.context.stores.secrets_of("ns", "demo");
+        if let Some(data) = secrets.get("demo-node-tls").and_then(|secret| secret.data.clone()) {
+            *self.nodes.shown.lock() = crate::nodes::fingerprint(&data["tls.crt"].0).unwrap();
+        }
         for ordinal in 0..count {
             let name = format!("demo-{ordinal}");
             let pod: Pod = serde_json::from_value(json!({
@@ -329,6 +349,30 @@ async fn an_unchanged_cluster_costs_no_request_at_all() {
     }
     assert!(world.lines().is_empty(), "{:?}", world.lines());
     assert_eq!(world.cluster.status.as_ref().unwrap().next, "nothing to do");
+}
+
+#[tokio::test]
+async fn certificates_are_ready_when_every_pod_shows_them_and_nobody_is_asked_twice() {
+    let world = World::running().await;
+    let ready = |sent: &Sent| {
+        let conditions = sent.body["status"]["conditions"].as_array().unwrap();
+        let found = conditions.iter().find(|it| it["type"] == "CertificatesReady").unwrap();
+        (found["status"].as_str().unwrap().to_owned(), found["reason"].as_str().unwrap().to_owned())
+    };
+    world.nodes.handshakes.lock().clear();
+    world.reconcile().await.unwrap();
+    assert!(world.nodes.handshakes.lock().is_empty(), "all have shown it");
+    // It is issued anew, and pods have not read it yet.
+    let uid = world.cluster.uid().unwrap();
+    world.context.shared.remember(&uid, |memory| memory.shown.clear());
+    let newest = std::mem::replace(&mut *world.nodes.shown.lock(), "another".to_owned());
+    world.reconcile().await.unwrap();
+    let sent = world.take();
+    assert_eq!(ready(&sent[0]), ("False".to_owned(), "NotLoaded".to_owned()));
+    assert_eq!(world.nodes.handshakes.lock().len(), 3);
+    *world.nodes.shown.lock() = newest;
+    world.reconcile().await.unwrap();
+    assert_eq!(ready(&world.take()[0]), ("True".to_owned(), "Loaded".to_owned()));
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ fn well() {
         ("Degraded", "False", "AllWell"),
         ("Reprotecting", "False", "Idle"),
         ("ReprotectionHeld", "False", "NothingDue"),
-        ("CertificatesReady", "True", "Issued"),
+        ("CertificatesReady", "True", "Loaded"),
         ("Paused", "False", "NotPaused"),
     ] {
         assert_eq!(seen.is(kind), (status, reason), "{kind}");
