@@ -175,5 +175,17 @@ mod fake {
         ) -> Result<Response<pb::TransferReply>, Status> {
             no()
         }
+        async fn check(
+            &self,
+            _: Request<pb::CheckRequest>,
+        ) -> Result<Response<pb::CheckReply>, Status> {
+            no()
+        }
+        async fn r#move(
+            &self,
+            _: Request<pb::MoveRequest>,
+        ) -> Result<Response<pb::MoveReply>, Status> {
+            no()
+        }
     }
 }
