@@ -205,7 +205,7 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let mine = |object: &K| {
-        object.namespace().as_deref() == Some(namespace)
+        object.meta().namespace.as_deref() == Some(namespace)
             && object.labels().get("app.kubernetes.io/instance").is_some_and(|it| it == cluster)
     };
     store.state_filter(mine).into_iter().map(|object| (object.name_any(), object)).collect()

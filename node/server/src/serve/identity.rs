@@ -17,7 +17,7 @@ use holdfast_storage::{Disk, Identity, StorageError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Between two rounds of asking every known node to let this one join.
@@ -60,6 +60,25 @@ impl Told {
     }
 }
 
+/// How long another process in the data directory is waited for: one that was told to stop may go on for a
+/// while, and on Kubernetes the next may start before it has ended.
+const PREDECESSOR: Duration = Duration::from_secs(15);
+/// Between two looks whether it has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+async fn open_disk(config: &Config, tell: &impl Fn(&str)) -> Result<Disk, StorageError> {
+    let begun = Instant::now();
+    loop {
+        match Disk::open(&config.data) {
+            Err(error @ StorageError::InUse { .. }) if begun.elapsed() < PREDECESSOR => {
+                tell(&format!("{error}: waiting for its end"));
+                tokio::time::sleep(LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Opens the data directory and finds out who this node is; `tell` hears what it waits for.
 pub(super) async fn open(
     config: &Config,
@@ -68,7 +87,7 @@ pub(super) async fn open(
     tell: impl Fn(&str),
 ) -> Result<Opened, Failure> {
     let failed = |error: StorageError| storage_failure(&error);
-    let mut disk = Disk::open(&config.data).map_err(failed)?;
+    let mut disk = open_disk(config, &tell).await.map_err(failed)?;
     let cluster = fnv(&config.cluster_token);
     disk.check(Some(cluster), Some(&config.name)).map_err(failed)?;
     let marked = start::read(disk.dir()).map_err(failed)?;

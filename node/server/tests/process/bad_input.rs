@@ -104,6 +104,26 @@ fn a_directory_of_another_cluster_or_in_use_is_refused() {
     assert_eq!(std::fs::read(directory.path().join("identity.json")).unwrap(), before);
 }
 
+/// On Kubernetes a pod that is deleted by force is made anew while its process still ends.
+#[test]
+fn a_predecessor_that_ends_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let (ports, next_ports) = (Ports::claim(), Ports::claim());
+    let (first, second) = (addresses(&ports), addresses(&next_ports));
+    let running = Running::start(&flags(data, &first), &first[2]);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| Running::start(&flags(data, &second), &second[2]));
+        // It answers before it has the directory: then the first ends.
+        while std::net::TcpStream::connect(&second[2]).is_err() {
+            assert!(!next.is_finished(), "it did not wait");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        drop(running);
+        drop(next.join().unwrap());
+    });
+}
+
 #[test]
 fn a_corrupt_identity_or_state_is_told_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
