@@ -141,7 +141,9 @@ pub(super) fn ranges(args: RangesArgs) -> Result<(), Failure> {
     }
     if client.output == Format::Table {
         println!();
-        problems.iter().for_each(|problem| println!("{problem}"));
+        for problem in &problems {
+            println!("{problem}");
+        }
     }
     let line = format!("{} problems with where copies and leaders are", problems.len());
     Err(Failure { exit: Exit::Negative, line })

@@ -13,7 +13,7 @@ fn put(cluster: &Cluster, key: &'static str) -> (Result<(), tonic::Status>, Dura
     let mut client = connect(&runtime, &cluster.endpoint(1));
     let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(b"value"));
     let mut put = tonic::Request::new(PutRequest { key, value, ..PutRequest::default() });
-    put.set_timeout(Duration::from_secs(60));
+    put.set_timeout(Duration::from_mins(1));
     let start = Instant::now();
     let answer = runtime.block_on(client.put(put)).map(|_| ());
     (answer, start.elapsed())
