@@ -274,3 +274,119 @@ fn rows(read: &LockedRead, state: &dyn StateReads) -> LockedRows {
     });
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dedup::Dedup;
+    use crate::key::Span;
+    use crate::request::{Op, PutOp, RangeOp};
+    use crate::state::tests::Rows;
+    use bytes::Bytes;
+
+    fn op(sequence: u64, op: Op) -> Asked {
+        let id = RequestId { gateway: 7, sequence };
+        let asker = Asker::Local(sequence);
+        Asked { asker, id, settled_below: 0, again: false, work: Work::Op(op) }
+    }
+
+    fn put(sequence: u64) -> Asked {
+        op(sequence, Op::Put(PutOp { key: Bytes::from_static(b"k"), ..PutOp::default() }))
+    }
+
+    fn get(sequence: u64) -> Asked {
+        op(sequence, Op::Range(RangeOp { key: Bytes::from_static(b"k"), ..RangeOp::default() }))
+    }
+
+    fn lock(sequence: u64, wait: bool) -> Asked {
+        let read = LockedRead {
+            span: Span::key(&Bytes::from_static(b"k")),
+            revision: 0,
+            want: Want::Count,
+        };
+        let work = Work::Lock(Lock { node: NodeId(1), reads: vec![read], wait });
+        Asked { work, ..put(sequence) }
+    }
+
+    fn told(out: &mut Out) -> Vec<(Asker, Outcome)> {
+        std::mem::take(&mut out.outcomes)
+    }
+
+    fn asked(out: &mut Out) -> Vec<Cookie> {
+        out.questions.drain(..).map(|(_, cookie)| cookie).collect()
+    }
+
+    /// What is under way comes first; what comes later, answers that come later included, waits.
+    #[test]
+    fn a_lock_waits_for_those_before_it_and_holds_up_those_after_it() {
+        let span = Span::all();
+        let mut dedup = Dedup::default();
+        let rows = Rows::default();
+        let (mut holder, mut out) = (Leaseholder::default(), Out::default());
+        let txn = lock(2, true).id;
+        macro_rules! view {
+            () => {
+                View {
+                    state: &rows,
+                    dedup: &dedup,
+                    span: &span,
+                    known: 0,
+                    compacted: 0,
+                    full: false,
+                }
+            };
+        }
+        for request in [put(1), lock(2, true), put(3), lock(4, false)] {
+            holder.ask(request, &view!(), &mut out);
+        }
+        holder.answered(asked(&mut out).remove(0), SequencerReply::Granted(10), &view!(), &mut out);
+        assert_eq!(holder.take_proposals().len(), 1);
+        assert!(holder.take_entries().is_empty(), "not before the first is applied");
+        holder.applied(10, &[], &view!(), &mut out);
+        told(&mut out);
+        holder.unblock(&view!(), &mut out);
+        assert_eq!(holder.take_entries(), [Entry::Lock { txn, node: NodeId(1) }]);
+        let ended = Outcome::Internal(InternalReply::Ended);
+        assert_eq!(told(&mut out), [(Asker::Local(4), ended)], "who must not wait is refused");
+
+        holder.locks_applied(Some(txn), &[], &view!(), &mut out);
+        let found = LockedRows { rows: Vec::new(), count: 0 };
+        let locked = Outcome::Internal(InternalReply::Locked(vec![found]));
+        assert_eq!(told(&mut out), [(Asker::Local(2), locked.clone())]);
+        holder.ask(lock(2, true), &view!(), &mut out);
+        assert_eq!(told(&mut out), [(Asker::Local(2), locked)], "asked again, it stands");
+        holder.ask(get(5), &view!(), &mut out);
+        assert!(asked(&mut out).is_empty() && out.reads.is_empty());
+
+        let decision = Decision::Aborted;
+        holder.resolve((txn, 0), decision.clone(), Asker::Local(6), &view!(), &mut out);
+        assert_eq!(holder.take_entries(), [Entry::Resolve { txn, settled_below: 0, decision }]);
+        dedup.record(txn, 0, 10);
+        holder.locks_applied(None, &[txn], &view!(), &mut out);
+        assert_eq!(told(&mut out).len(), 1);
+        holder.unblock(&view!(), &mut out);
+        assert!(matches!(asked(&mut out)[..], [Cookie::Write(_), Cookie::Read(..)]));
+        holder.ask(lock(2, true), &view!(), &mut out);
+        assert!(!holder.is_locked(), "a late copy finds that it has ended");
+    }
+
+    /// A read whose revision comes while the range is locked may lie above the transaction's.
+    #[test]
+    fn an_answer_of_the_sequencer_is_put_aside_while_a_lock_stands() {
+        let (span, dedup, rows) = (Span::all(), Dedup::default(), Rows::default());
+        let view =
+            View { state: &rows, dedup: &dedup, span: &span, known: 0, compacted: 0, full: false };
+        let (mut holder, mut out) = (Leaseholder::default(), Out::default());
+        holder.ask(get(1), &view, &mut out);
+        let cookie = asked(&mut out).remove(0);
+        let txn = lock(2, true).id;
+        holder.begin(Some(txn));
+        holder.answered(Cookie::Watermark, SequencerReply::Current(20), &view, &mut out);
+        holder.answered(cookie, SequencerReply::Current(21), &view, &mut out);
+        assert!(out.reads.is_empty());
+        assert_eq!(holder.watermark(), 0);
+        holder.locks_applied(None, &[txn], &view, &mut out);
+        assert_eq!(out.reads.len(), 1);
+        assert_eq!(holder.watermark(), 21);
+    }
+}
