@@ -167,6 +167,11 @@ impl Group {
         self.raft.mut_store()
     }
 
+    /// True from the moment at which the library has taken a raft snapshot until it is installed.
+    pub fn has_snapshot(&self) -> bool {
+        self.is_installing() || self.raft.raft.raft_log.unstable.snapshot.is_some()
+    }
+
     /// True while a raft snapshot is being installed: nothing may be asked of the group. Until the
     /// new log is durable too, the library has not applied what its log no longer has, and would
     /// look for it (for changes of members) if it stood for election.

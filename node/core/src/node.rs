@@ -178,6 +178,8 @@ pub struct Node {
     orphans: BTreeMap<RangeId, ReplicaBoot>,
     /// Raft snapshots received, waiting for the raft library to take them.
     staged: BTreeMap<RangeId, (u64, crate::descriptor::RangeDescriptor)>,
+    /// Raft snapshots being installed: these keys are spoken for already.
+    installing: BTreeMap<RangeId, crate::key::Span>,
 }
 
 impl Node {
@@ -228,6 +230,7 @@ impl Node {
             early: BTreeMap::new(),
             orphans: BTreeMap::new(),
             staged: BTreeMap::new(),
+            installing: BTreeMap::new(),
         };
         for boot in boots {
             let rows = state.system_rows(boot.range);

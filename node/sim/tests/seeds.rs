@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 22] = [
+const FIXED: [(u64, &str); 23] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -34,6 +34,7 @@ const FIXED: [(u64, &str); 22] = [
     (905_016, "a hint of a later revision, lost while the question after an earlier one was out"),
     (500_352, "entries written to a log after its replica was removed"),
     (730_138, "a transaction planned on what it had read under locks that stood no more"),
+    (760_575, "raft snapshots from before and after a cut, installed one over the other"),
     (19, "a deletion carried out twice, as the range was cut while it was under way"),
 ];
 

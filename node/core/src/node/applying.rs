@@ -301,7 +301,17 @@ impl Node {
             postcard::from_bytes(&raft_message.get_snapshot().data).ok();
         let Some(descriptor) = descriptor else { return };
         let occupied = self.departures.occupies(range, &descriptor.span);
+        // Two that are on their way at the same time, one from before a cut and one from after it,
+        // must not both write the keys that they share.
+        let taken = self.staged.iter().map(|(other, (_, coming))| (other, &coming.span));
+        let coming = taken.chain(&self.installing).any(|(other, span)| {
+            *other != range
+                && *other != META_RANGE
+                && range != META_RANGE
+                && span.overlaps(&descriptor.span)
+        });
         let overlaps = occupied
+            || coming
             || self.replicas.values().any(|other| {
                 other.range != range
                     && other.range != META_RANGE
@@ -317,11 +327,16 @@ impl Node {
         }
         self.staged.insert(range, (staged, descriptor));
         self.raft_message(from, range, from_replica, to, &data);
+        let taken = self.replicas.get(&range).is_some_and(|replica| replica.group.has_snapshot());
+        if !taken {
+            self.staged.remove(&range);
+        }
     }
 
     pub(super) fn install_snapshot(&mut self, range: RangeId, snapshot: &Snapshot) {
         let Some((staged, descriptor)) = self.staged.remove(&range) else { return };
         let Some(replica) = self.replicas.get(&range) else { return };
+        self.installing.insert(range, descriptor.span.clone());
         let metadata = snapshot.get_metadata();
         let mut clear = vec![descriptor.span];
         clear.extend(replica.descriptor.iter().map(|own| own.span.clone()));
@@ -334,6 +349,7 @@ impl Node {
     }
 
     pub(super) fn snapshot_installed(&mut self, range: RangeId, state: &dyn StateReads) {
+        self.installing.remove(&range);
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let sequence = self.persist_sequence + 1;
         let Some((position, turn)) = replica.group.installed(sequence) else { return };
