@@ -518,7 +518,7 @@ impl Node {
             self.counters.proposals += 1;
             // If it is refused, whoever waits for it asks again.
             if !replica.group.propose(data) {
-                self.service.proposal_refused(&mut self.out);
+                self.service.proposal_refused(self.now, &mut self.out);
             }
             self.dirty.insert(META_RANGE);
         }

@@ -32,6 +32,10 @@ const FIXED: [(u64, &str); 23] = [
     (700_015, "a replica that was removed while it stood for election, and won"),
     (611_068, "a hand-over by one that led no more, forwarded to its successor"),
     (905_016, "a hint of a later revision, lost while the question after an earlier one was out"),
+    (
+        930_219,
+        "a turn without end: a new sequencer that could log nothing, since it was handing over",
+    ),
     (500_352, "entries written to a log after its replica was removed"),
     (730_138, "a transaction planned on what it had read under locks that stood no more"),
     (760_575, "raft snapshots from before and after a cut, installed one over the other"),

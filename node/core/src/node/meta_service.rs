@@ -75,6 +75,9 @@ pub(super) struct MetaService {
     pub(super) handing_over: Option<ReplicaId>,
     /// Term in which the first block was proposed.
     taking_over: Option<Term>,
+    /// When the log last took no proposal, as it does not while the leadership is being handed over:
+    /// not asked again before time has passed, or one turn would never end.
+    refused_at: Option<Millis>,
     /// Transactions to be carried out everywhere.
     pub(super) sweeper: Sweeper,
 }
@@ -100,7 +103,8 @@ impl MetaService {
     }
 
     /// The log did not take a proposal: whoever waits asks again.
-    pub(super) fn proposal_refused(&mut self, out: &mut Out) {
+    pub(super) fn proposal_refused(&mut self, now: Millis, out: &mut Out) {
+        self.refused_at = Some(now);
         for (_, (asker, _)) in std::mem::take(&mut self.waiting) {
             out.misrouted(asker, Misrouted::Busy);
         }
@@ -144,7 +148,8 @@ impl Node {
             return;
         }
         let engaged = self.sequencer.is_active() || self.sequencer.is_stopped();
-        if self.service.taking_over != Some(term) && !engaged {
+        let refused = self.service.refused_at == Some(self.now);
+        if self.service.taking_over != Some(term) && !engaged && !refused {
             self.counters.elections += 1;
             self.take_over(term);
         }
