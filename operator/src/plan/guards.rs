@@ -183,17 +183,21 @@ pub fn spare_store(context: &Context<'_>, store: &Store) -> Result<(), Refusal> 
     if able >= copies as usize {
         return Ok(());
     }
-    let mut why = format!("{able} nodes are up for {copies} copies of each range: ");
-    if report.nodes.iter().any(|it| it.given_up && Some(it.id as i64) == store.store_id) {
-        why += &format!("waits until {} joins with its new volume", store.pod);
+    let way_out = if report
+        .nodes
+        .iter()
+        .any(|it| it.given_up && Some(it.id as i64) == store.store_id)
+    {
+        format!("waits until {} joins with its new volume", store.pod)
     } else {
         let host = store.node.as_deref().unwrap_or("it is on");
-        why += &format!(
+        format!(
             "raise nodes; or, if Kubernetes node {host} is gone for good, delete it or taint it out-of-service; or ask for a new volume with the annotation {}={}",
             crate::api::REPLACE_ANNOTATION,
             store.pod
-        );
-    }
+        )
+    };
+    let why = format!("{able} nodes are up for {copies} copies of each range: {way_out}");
     Err((NO_SPARE, why))
 }
 

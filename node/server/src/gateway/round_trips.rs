@@ -107,7 +107,7 @@ async fn errors_have_etcds_code_and_text() {
     assert_eq!(status.code(), Code::OutOfRange);
     let range = pb::DeleteRangeRequest { key: "k".into(), ..Default::default() };
     let status = client.delete_range(range).await.expect_err("not in this store");
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.code(), Code::InvalidArgument);
     let status = client
         .range_stream(pb::RangeRequest { key: "k".into(), ..Default::default() })
         .await
