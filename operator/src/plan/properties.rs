@@ -484,7 +484,6 @@ impl World {
                 assert!(seen.is_some_and(|seen| seen.ranges.unavailable == 0));
                 assert!(seen.is_some_and(Report::has_quorum), "given up without a majority");
             }
-            Some(Action::Replace { .. }) => {}
             Some(Action::Drain { .. }) => {
                 let pod = &plan.status.operation.as_ref().unwrap().pod;
                 let view = self.fixture.observed.pods.get(pod);

@@ -158,7 +158,7 @@ fn wrong_flags_name_the_flag() {
         (&["dev", "--nodes", "0", "--data", "/proc/d"], "--nodes"),
         (&["dev", "--data", "/proc/d"], "/proc/d"),
         (&["split", ""], "KEY"),
-        (&["move", "1", "2"], "not available"),
+        (&["move", "1", "2"], "--range"),
     ] {
         let (code, words) = run_to_end(arguments);
         assert_eq!(code, 2, "{arguments:?}: {words}");
