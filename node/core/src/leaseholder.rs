@@ -272,7 +272,14 @@ impl Leaseholder {
         };
         match eval::plan(op, base, view.state) {
             Ok(Plan::Write(planned)) => {
-                if view.full && grows(&planned.mutations) {
+                let refused = view.full && grows(&planned.mutations);
+                if refused && !confirmed {
+                    // That there is room again may be known already to whoever asks, and not here:
+                    // it is by the time that the sequencer has answered.
+                    out.questions.push((SequencerItemKind::Read, Cookie::Probe(asked)));
+                    return;
+                }
+                if refused {
                     // "No space" says that nothing happened. An earlier copy may still happen.
                     return if asked.again {
                         out.misrouted(asked.asker, Misrouted::Busy);
