@@ -660,24 +660,12 @@ impl Leaseholder {
     }
 }
 
-/// A late answer whose range lost its lease meanwhile.
-pub fn refuse_cookie(cookie: Cookie, hint: Option<NodeId>, out: &mut Out) {
-    let reason = Misrouted::NotLeaseholder { hint };
+/// An answer that nothing can be done with: whoever asked has to ask again.
+pub fn refuse_cookie(cookie: Cookie, reason: Misrouted, out: &mut Out) {
     match cookie {
         Cookie::Read(asker, _) => out.misrouted(asker, reason),
         Cookie::Probe(asked) | Cookie::Cleared(asked) => out.misrouted(asked.asker, reason),
         // Its asker was told when the lease went.
-        Cookie::Write(_) | Cookie::Watermark => {}
-    }
-}
-
-/// An answer that there is no room to keep: whoever asked asks again.
-fn refuse_cookie_busy(cookie: Cookie, out: &mut Out) {
-    match cookie {
-        Cookie::Read(asker, _) => out.misrouted(asker, Misrouted::Busy),
-        Cookie::Probe(asked) | Cookie::Cleared(asked) => {
-            out.misrouted(asked.asker, Misrouted::Busy);
-        }
         Cookie::Write(_) | Cookie::Watermark => {}
     }
 }

@@ -76,13 +76,7 @@ impl Locks {
             out.misrouted(asked.asker, reason.clone());
         }
         for (cookie, _) in this.aside {
-            match cookie {
-                Cookie::Read(asker, _) => out.misrouted(asker, reason.clone()),
-                Cookie::Probe(asked) | Cookie::Cleared(asked) => {
-                    out.misrouted(asked.asker, reason.clone());
-                }
-                Cookie::Write(_) | Cookie::Watermark => {}
-            }
+            super::refuse_cookie(cookie, reason.clone(), out);
         }
         for asker in this.resolving.into_values().flatten() {
             out.misrouted(asker, reason.clone());
@@ -236,7 +230,7 @@ impl Leaseholder {
             return;
         }
         if self.locks.aside.len() >= ASIDE_MAX {
-            return super::refuse_cookie_busy(cookie, out);
+            return super::refuse_cookie(cookie, Misrouted::Busy, out);
         }
         self.locks.aside.push_back((cookie, reply));
     }

@@ -500,12 +500,14 @@ impl Node {
             .is_some_and(|replica| replica.holds_lease() && replica.group.term() == term);
         if !current {
             let hint = self.replicas.get(&range).and_then(Replica::leader_node);
-            return leaseholder::refuse_cookie(cookie, hint, &mut self.out);
+            let reason = Misrouted::NotLeaseholder { hint };
+            return leaseholder::refuse_cookie(cookie, reason, &mut self.out);
         }
         if reply == crate::message::SequencerReply::Fenced {
             // Either a newer leader is registered (then raft will tell), or the descriptor that
             // this replica has applied is too old: register anew.
-            leaseholder::refuse_cookie(cookie, None, &mut self.out);
+            let reason = Misrouted::NotLeaseholder { hint: None };
+            leaseholder::refuse_cookie(cookie, reason, &mut self.out);
             self.lease_lost(range);
             self.dirty.insert(range);
             return;
