@@ -4,7 +4,7 @@ use super::grpc::Call;
 use super::{Gateway, check, convert, error};
 use holdfast_core::error::Error;
 use holdfast_core::ids::Revision;
-use holdfast_core::request::{Op, OpResult, Request, Response};
+use holdfast_core::request::{AlarmKind, Op, OpResult, Request, Response};
 use holdfast_proto::etcdserverpb as pb;
 use tonic::Status;
 
@@ -30,7 +30,7 @@ impl Gateway {
     ) -> Result<pb::PutResponse, Status> {
         check::put(&request)?;
         check::size(&request, self.config().limits)?;
-        self.require_room()?;
+        self.require_room(call).await?;
         match self.key_value(call, Op::Put(convert::put_op(request))).await? {
             (revision, OpResult::Put { prev_kv }) => {
                 Ok(convert::put_response(self.header(revision), prev_kv))
@@ -63,7 +63,7 @@ impl Gateway {
         check::size(&request, self.config().limits)?;
         let op = Op::Txn(convert::txn_op(request));
         if puts(&op) {
-            self.require_room()?;
+            self.require_room(call).await?;
         }
         match self.key_value(call, op).await? {
             (revision, OpResult::Txn { succeeded, results }) => {
@@ -89,9 +89,15 @@ impl Gateway {
         }
     }
 
-    /// As in etcd, an alarm about room stops what takes room on every node.
-    pub(super) fn require_room(&self) -> Result<(), Status> {
-        if self.backend().vitals().no_space() { Err(error::no_space()) } else { Ok(()) }
+    /// As in etcd, an alarm about room stops what takes room on every node. Before it is told, the
+    /// meta range is asked: whoever cleared the alarm through another node may write here at once.
+    pub(super) async fn require_room(&self, call: Call) -> Result<(), Status> {
+        if !self.backend().vitals().no_space() {
+            return Ok(());
+        }
+        let raised = self.raised_alarms(call).await?;
+        let no_space = raised.iter().any(|(_, alarm)| *alarm == AlarmKind::NoSpace);
+        if no_space { Err(error::no_space()) } else { Ok(()) }
     }
 
     async fn key_value(&self, call: Call, op: Op) -> Result<(Revision, OpResult), Status> {

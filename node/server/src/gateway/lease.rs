@@ -34,7 +34,7 @@ impl Gateway {
             return Err(error::ttl_too_large());
         }
         self.require_leader(call)?;
-        self.require_room()?;
+        self.require_room(call).await?;
         let attempts = if request.id == 0 { ID_ATTEMPTS_MAX } else { 1 };
         for _ in 0..attempts {
             let id = if request.id == 0 { random_id() } else { request.id };

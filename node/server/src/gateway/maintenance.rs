@@ -57,7 +57,7 @@ impl Gateway {
         let this = |&(node, kind): &(NodeId, AlarmKind)| node.0 == member && kind == alarm;
         let alarms: Vec<(NodeId, AlarmKind)> = match action {
             AlarmAction::Get => {
-                let raised = self.change_alarms(call, action, member, alarm).await?;
+                let raised = self.raised_alarms(call).await?;
                 let wanted = |kind| alarm == AlarmKind::None || kind == alarm;
                 raised.into_iter().filter(|(_, kind)| wanted(*kind)).collect()
             }
@@ -67,14 +67,21 @@ impl Gateway {
                 raised.into_iter().filter(this).collect()
             }
             AlarmAction::Deactivate => {
-                let get = AlarmAction::Get;
-                let raised = self.change_alarms(call, get, 0, AlarmKind::None).await?;
+                let raised = self.raised_alarms(call).await?;
                 self.change_alarms(call, action, member, alarm).await?;
                 raised.into_iter().filter(this).collect()
             }
         };
         let alarms = alarms.into_iter().map(alarm_member).collect();
         Ok(pb::AlarmResponse { header: Some(self.current_header()), alarms })
+    }
+
+    /// All alarms that are raised, as the meta range knows them now.
+    pub(super) async fn raised_alarms(
+        &self,
+        call: Call,
+    ) -> Result<Vec<(NodeId, AlarmKind)>, Status> {
+        self.change_alarms(call, AlarmAction::Get, 0, AlarmKind::None).await
     }
 
     /// All alarms that are raised after the action.

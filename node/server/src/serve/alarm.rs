@@ -19,33 +19,44 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Follows the disk until `stop`.
 pub(super) async fn follow(backend: Backend, stop: CancellationToken) {
-    let mut told = None;
+    // Whether the alarm is this node's own: raised by it now, or found when it started.
+    let mut own = None;
     loop {
+        if let Err(error) = look(&backend, &mut own).await {
+            debug!("the alarm of this node cannot be changed now: {error}");
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let full = backend.vitals().disk_full();
-        let Some(now_full) = full.filter(|_| full != told) else { continue };
-        match set(&backend, now_full).await {
-            Ok(()) => told = full,
-            Err(error) => debug!("the alarm of this node cannot be changed now: {error}"),
-        }
     }
 }
 
-async fn set(backend: &Backend, full: bool) -> Result<(), Error> {
-    let node = backend.vitals().node();
-    let (member, alarm) = (node.0, AlarmKind::NoSpace);
-    let get = Request::Alarm { action: AlarmAction::Get, member, alarm };
-    let raised = match backend.call(get, TIMEOUT).await? {
-        Response::Alarm { alarms } => alarms.contains(&(node, alarm)),
-        _ => false,
+async fn look(backend: &Backend, own: &mut Option<bool>) -> Result<(), Error> {
+    let raised = match *own {
+        Some(raised) => raised,
+        None => *own.insert(ask(backend, AlarmAction::Get).await?),
     };
-    if raised != full {
-        let action = if full { AlarmAction::Activate } else { AlarmAction::Deactivate };
-        backend.call(Request::Alarm { action, member, alarm }, TIMEOUT).await?;
-        info!("alarm NOSPACE of this node: {}", if full { "raised" } else { "cleared" });
-    }
+    let Some(full) = backend.vitals().disk_full().filter(|full| *full != raised) else {
+        return Ok(());
+    };
+    let action = if full { AlarmAction::Activate } else { AlarmAction::Deactivate };
+    ask(backend, action).await?;
+    *own = Some(full);
+    info!("alarm NOSPACE of this node: {}", if full { "raised" } else { "cleared" });
     Ok(())
+}
+
+/// Whether the alarm of this node is raised after `action`.
+async fn ask(backend: &Backend, action: AlarmAction) -> Result<bool, Error> {
+    let node = backend.vitals().node();
+    let alarm = AlarmKind::NoSpace;
+    let request = Request::Alarm { action, member: node.0, alarm };
+    match backend.call(request, TIMEOUT).await? {
+        Response::Alarm { alarms } => Ok(alarms.contains(&(node, alarm))),
+        other => {
+            debug!("not an answer about alarms: {other:?}");
+            Ok(false)
+        }
+    }
 }
