@@ -461,6 +461,14 @@ impl Group {
         self.outstanding.is_empty() && self.installing.is_none() && !self.raft.has_ready()
     }
 
+    /// Gives back memory that only a group at work needs: a node may hold thousands that sleep.
+    pub fn rest(&mut self) {
+        self.raft.raft.maybe_free_inflight_buffers();
+        let persisted = self.persisted;
+        self.raft.mut_store().rest(persisted);
+        self.outstanding.shrink_to_fit();
+    }
+
     /// True if every member has everything.
     pub fn all_caught_up(&self, applied: Index) -> bool {
         let last = self.last_index();

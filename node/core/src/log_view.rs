@@ -86,6 +86,18 @@ impl LogView {
         }
     }
 
+    /// Drops what is safe on disk (`persisted`) but the last entry, whose term is asked for first
+    /// when there is work again.
+    pub fn rest(&mut self, persisted: Index) {
+        while self.cache.len() > 1
+            && self.cache.front().is_some_and(|entry| entry.index <= persisted)
+        {
+            let entry = self.cache.pop_front().expect("checked above");
+            self.cache_bytes -= entry.data.len();
+        }
+        self.cache.shrink_to_fit();
+    }
+
     /// The log below was cut.
     pub fn truncate(&mut self, to: Applied) {
         self.truncated = to;

@@ -148,6 +148,9 @@ pub struct Node {
     watching: Watching,
     peers: BTreeMap<NodeId, Peer>,
     dirty: BTreeSet<RangeId>,
+    /// Every range that does not sleep, and some that do (see `leadership`).
+    awake: BTreeSet<RangeId>,
+    look_for_awake_at: Millis,
     /// Ranges with something on its way to the log.
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
@@ -210,6 +213,8 @@ impl Node {
             watching: Watching::new(first),
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            awake: BTreeSet::new(),
+            look_for_awake_at: 0,
             writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,
@@ -532,6 +537,7 @@ impl Node {
     ) {
         for range in std::mem::take(&mut self.dirty) {
             let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            self.awake.insert(range);
             let Some(turn) = replica.group.turn(persist.sequence) else {
                 self.role_changed(range);
                 continue;
@@ -632,6 +638,7 @@ impl Node {
             replica.asleep = false;
             replica.idle_ticks = 0;
         }
+        self.awake.insert(range);
         Some(result)
     }
 

@@ -5,6 +5,7 @@ use crate::descriptor::{NodeRecord, RangeDescriptor};
 use crate::ids::{NodeId, RangeId, Revision, Term};
 use crate::request::AlarmKind;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A snapshot of one node's view.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -56,8 +57,8 @@ pub struct Status {
 /// A range as the directory has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RangeStatus {
-    /// The descriptor.
-    pub descriptor: RangeDescriptor,
+    /// The descriptor, shared with what was told before if it is the same.
+    pub descriptor: Arc<RangeDescriptor>,
     /// Who may serve it.
     pub leaseholder: Option<NodeId>,
 }

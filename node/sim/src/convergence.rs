@@ -3,7 +3,7 @@
 
 use crate::invariants::states_agree::rows_of;
 use crate::world::World;
-use holdfast_core::descriptor::NodeState;
+use holdfast_core::descriptor::{NodeState, RangeDescriptor};
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::placement::{self, Directory, Problem};
 use holdfast_core::status::{RangeStatus, Status};
@@ -130,7 +130,8 @@ pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
 
 /// What the checker of the directory says, but for what a node that is being drained excuses.
 fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
-    let ranges: Vec<_> = status.ranges.iter().map(|range| range.descriptor.clone()).collect();
+    let plain = |range: &RangeStatus| RangeDescriptor::clone(&range.descriptor);
+    let ranges: Vec<_> = status.ranges.iter().map(plain).collect();
     let leader = |range: &RangeStatus| Some((range.descriptor.id, range.leaseholder?));
     let leaders = status.ranges.iter().filter_map(leader).collect();
     let nodes = &status.nodes;

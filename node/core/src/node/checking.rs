@@ -36,6 +36,8 @@ const ATTEMPTS_MAX: u32 = 5;
 const WAITING_MAX: usize = 1_000;
 /// Between two checks that nobody asked for.
 const PAUSE_MS: Millis = 100;
+/// Before the next look if no range was due: a node may lead thousands.
+const NONE_DUE_MS: Millis = 1_000;
 
 /// Checks led by this node.
 #[derive(Debug, Default)]
@@ -158,7 +160,11 @@ impl Node {
             due.entry(range).or_insert_with(|| now + spread(range) % every);
         }
         let (at, range) = due.iter().map(|(range, at)| (*at, *range)).min()?;
-        (at <= now).then_some(range)
+        if at > now {
+            self.checks.rest_until = now + NONE_DUE_MS;
+            return None;
+        }
+        Some(range)
     }
 
     /// The range must be complete up to the revision that is hashed, and no compaction may have taken

@@ -27,6 +27,9 @@ const REBALANCE_TICKS: u32 = 20;
 /// Between two looks for replicas that seem to have been removed.
 const FORGET_MS: Millis = 1_000;
 
+/// Between two looks at all replicas for those that do not sleep.
+const LOOK_FOR_AWAKE_MS: Millis = 1_000;
+
 impl Node {
     /// This process did not run for a while: it cannot say who was silent meanwhile.
     pub(super) fn woke_from_pause(&mut self, now: Millis) {
@@ -58,13 +61,7 @@ impl Node {
     }
 
     fn raft_ticks(&mut self) {
-        let ranges: Vec<RangeId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| !replica.asleep)
-            .map(|(range, _)| *range)
-            .collect();
-        for range in ranges {
+        for range in self.awake_ranges() {
             // Before the tick, which makes a leader's next heartbeats.
             if self.consider_sleep(range) {
                 continue;
@@ -90,6 +87,21 @@ impl Node {
             self.settle_timeout(range);
             self.consider_rebalance(range);
         }
+    }
+
+    /// The ranges that do not sleep. Who sleeps costs nothing, but for a look now and then, so that
+    /// no way to wake up can be forgotten for long.
+    fn awake_ranges(&mut self) -> Vec<RangeId> {
+        let awake = |replica: &Replica| !replica.asleep;
+        if self.now >= self.look_for_awake_at {
+            self.look_for_awake_at = self.now + LOOK_FOR_AWAKE_MS;
+            let all = self.replicas.iter().filter(|(_, replica)| awake(replica));
+            self.awake = all.map(|(range, _)| *range).collect();
+        } else {
+            let replicas = &self.replicas;
+            self.awake.retain(|range| replicas.get(range).is_some_and(awake));
+        }
+        self.awake.iter().copied().collect()
     }
 
     fn settle_timeout(&mut self, range: RangeId) {
@@ -214,6 +226,7 @@ impl Node {
             }
             replica.asleep = false;
             replica.idle_ticks = 0;
+            self.awake.insert(*range);
             replica.group.forget_leader();
             let rank = replica
                 .rank(|peer| peer != node && peers.get(&peer).is_none_or(|known| !known.down));
@@ -227,12 +240,13 @@ impl Node {
     }
 
     pub(super) fn wake_ranges_with(&mut self, node: NodeId) {
-        for replica in self.replicas.values_mut() {
+        for (range, replica) in &mut self.replicas {
             if replica.group.is_leader()
                 && replica.descriptor.as_ref().is_some_and(|own| own.replica_on(node).is_some())
             {
                 replica.asleep = false;
                 replica.idle_ticks = 0;
+                self.awake.insert(*range);
             }
         }
     }
@@ -255,6 +269,7 @@ impl Node {
         if replica.idle_ticks < SLEEP_TICKS
             || !all_here
             || !replica.holds_lease()
+            || replica.intent.is_some()
             || !replica.leaseholder.is_idle()
             || !replica.group.is_quiet()
             || !replica.group.all_caught_up(replica.applied.index)
@@ -262,6 +277,7 @@ impl Node {
             return false;
         }
         replica.asleep = true;
+        replica.group.rest();
         let message =
             Message::Quiesce { range, term: replica.group.term(), index: replica.applied.index };
         let members: Vec<NodeId> = replica
@@ -286,6 +302,7 @@ impl Node {
             && replica.group.is_quiet()
         {
             replica.asleep = true;
+            replica.group.rest();
         }
     }
 
@@ -293,6 +310,7 @@ impl Node {
         if let Some(replica) = self.replicas.get_mut(&range) {
             replica.asleep = false;
             replica.idle_ticks = 0;
+            self.awake.insert(range);
         }
     }
 
@@ -389,6 +407,11 @@ impl Node {
         let mut found = Vec::new();
         let mut end = descriptor.span.end.clone();
         while let Some(start) = end.take() {
+            // The usual case, for which not every replica of this node is looked at.
+            let known = self.meta.range_of(&start);
+            if known.is_some_and(|own| own.span.start == start && self.meta.is_logged(own.id)) {
+                break;
+            }
             let next = self
                 .replicas
                 .values()

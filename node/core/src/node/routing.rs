@@ -534,6 +534,7 @@ impl Node {
             if replica.asleep {
                 replica.asleep = false;
                 replica.idle_ticks = 0;
+                self.awake.insert(range);
             }
             return self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }

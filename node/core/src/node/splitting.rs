@@ -59,7 +59,9 @@ impl Node {
             return;
         }
         let now = self.now;
-        for (range, replica) in &mut self.replicas {
+        // A range that grows does not sleep.
+        for range in &self.awake {
+            let Some(replica) = self.replicas.get_mut(range) else { continue };
             if *range == META_RANGE
                 || replica.growth.written < limit.div_ceil(MEASURE_PART)
                 || now < replica.growth.busy_until

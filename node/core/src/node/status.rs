@@ -1,14 +1,21 @@
 //! What a node says about itself.
 
 use super::Node;
-use crate::descriptor::NodeState;
+use crate::descriptor::{NodeState, RangeDescriptor};
 use crate::ids::META_RANGE;
 use crate::replica::Replica;
 use crate::status::{RangeStatus, ReplicaStatus, Status};
+use std::sync::Arc;
 
 impl Node {
     /// A snapshot of this node's view.
     pub fn status(&self) -> Status {
+        self.status_after(&Status::default())
+    }
+
+    /// The same. What has not changed since `before` is shared with it: a node with ten thousand
+    /// ranges tells of them a few times a second.
+    pub fn status_after(&self, before: &Status) -> Status {
         let meta = self.replicas.get(&META_RANGE);
         let me = self.config.node;
         let reachable = self
@@ -32,15 +39,7 @@ impl Node {
             compacted: self.meta.compacted(),
             nodes: self.meta.nodes().values().cloned().collect(),
             reachable,
-            ranges: self
-                .meta
-                .ranges()
-                .values()
-                .map(|descriptor| RangeStatus {
-                    descriptor: descriptor.clone(),
-                    leaseholder: self.leaseholder_of(descriptor.id),
-                })
-                .collect(),
+            ranges: self.range_statuses(&before.ranges),
             replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
             alarms: self.meta.alarms().iter().copied().collect(),
             drains: self.meta.drains().iter().map(|(node, drain)| (*node, drain.ttl_ms)).collect(),
@@ -50,6 +49,24 @@ impl Node {
             watches: self.watching.len(),
             counters: self.counters,
         }
+    }
+
+    /// Both in the order of the ranges' ids.
+    fn range_statuses(&self, before: &[RangeStatus]) -> Vec<RangeStatus> {
+        let mut before = before.iter().peekable();
+        let shared = |descriptor: &RangeDescriptor| {
+            while before.next_if(|known| known.descriptor.id < descriptor.id).is_some() {}
+            let same = before.next_if(|known| *known.descriptor == *descriptor);
+            same.map_or_else(|| Arc::new(descriptor.clone()), |known| known.descriptor.clone())
+        };
+        let descriptors: Vec<_> = self.meta.ranges().values().map(shared).collect();
+        descriptors
+            .into_iter()
+            .map(|descriptor| RangeStatus {
+                leaseholder: self.leaseholder_of(descriptor.id),
+                descriptor,
+            })
+            .collect()
     }
 
     fn replica_status(&self, replica: &Replica) -> ReplicaStatus {

@@ -445,7 +445,9 @@ impl Node {
     fn orphaned_locks(&mut self) {
         let (now, me, own) = (self.now, self.config.node, self.config.incarnation);
         let mut ask = Vec::new();
-        for (range, replica) in &mut self.replicas {
+        // A locked range does not sleep where it is led.
+        for range in &self.awake {
+            let Some(replica) = self.replicas.get_mut(range) else { continue };
             let Some(intent) = replica.intent.filter(|_| replica.holds_lease()) else {
                 replica.intent_since = None;
                 continue;

@@ -58,6 +58,9 @@ pub(super) struct Watching {
     feeds: BTreeMap<u64, WatchToken>,
     /// Parts without a feed.
     unsubscribed: BTreeSet<WatchToken>,
+    /// Ranges led here that have subscribers, and some that have had them lately: looking at all
+    /// replicas at every tick would cost a node with very many more than its work.
+    watched: BTreeSet<RangeId>,
     /// Ranges led here whose watermark may have moved.
     pub(super) moved: BTreeSet<RangeId>,
     pub(super) hints_wanted: bool,
@@ -301,7 +304,11 @@ impl Node {
         for token in std::mem::take(&mut self.watching.unsubscribed) {
             self.subscribe_parts(token);
         }
-        let wanted = self.replicas.values().any(|replica| !replica.subscribers.is_empty());
+        let replicas = &self.replicas;
+        self.watching.watched.retain(|range| {
+            replicas.get(range).is_some_and(|replica| !replica.subscribers.is_empty())
+        });
+        let wanted = !self.watching.watched.is_empty();
         if wanted != self.watching.hints_wanted
             && let Some(sequencer) = self.session.sequencer()
         {
@@ -327,6 +334,7 @@ impl Node {
             return self.send(from, message);
         }
         let Some(replica) = self.replicas.get_mut(&start.range) else { return };
+        self.watching.watched.insert(start.range);
         replica.subscribers.insert(
             start.feed,
             Subscriber {
@@ -343,8 +351,10 @@ impl Node {
     }
 
     pub(super) fn feed_stop(&mut self, feed: FeedId) {
-        for replica in self.replicas.values_mut() {
-            replica.subscribers.remove(&feed);
+        for range in &self.watching.watched {
+            if let Some(replica) = self.replicas.get_mut(range) {
+                replica.subscribers.remove(&feed);
+            }
         }
     }
 
@@ -460,16 +470,15 @@ impl Node {
     /// The sequencer's counter moved: idle ranges with subscribers may raise their watermark.
     pub(super) fn hinted(&mut self, revision: Revision, _state: &dyn StateReads) {
         self.watching.hinted = self.watching.hinted.max(revision);
-        let behind: Vec<RangeId> = self
-            .replicas
-            .iter()
-            .filter(|(range, replica)| {
-                **range != META_RANGE
-                    && !replica.subscribers.is_empty()
+        let lags = |range: &RangeId| {
+            self.replicas.get(range).is_some_and(|replica| {
+                !replica.subscribers.is_empty()
                     && replica.leaseholder.watermark().max(replica.revision) < revision
             })
-            .map(|(range, _)| *range)
-            .collect();
+        };
+        let watched = self.watching.watched.iter().copied();
+        let behind: Vec<RangeId> =
+            watched.filter(|range| *range != META_RANGE && lags(range)).collect();
         for range in behind {
             self.ask_watermark(range);
         }

@@ -14,8 +14,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tonic::transport::Channel;
 
-/// Between two looks at the cluster.
+/// Between two looks at the cluster, at least.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// And at least so many times what a look takes: the nodes work for it, the more the more ranges.
+const LOOK_PART: u32 = 50;
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -178,10 +181,14 @@ pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
     let delay = cluster.reprotect_delay.parse::<HumanDuration>();
     let delay = delay.expect("checked when it was given").0;
     let mut guard = Guard::new(delay, format!("dev-{epoch}"));
+    let mut pause = INTERVAL;
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(pause).await;
+        let began = Instant::now();
+        let seen = look(cluster, security).await;
+        pause = INTERVAL.max(began.elapsed() * LOOK_PART).min(ANSWER_MAX);
         // Nobody answers: nothing is known, and nothing decided.
-        let Some((mut admin, view)) = look(cluster, security).await else { continue };
+        let Some((mut admin, view)) = seen else { continue };
         for act in guard.step(start.elapsed(), &view) {
             match act {
                 Act::Say(line) => println!("{line}"),

@@ -10,6 +10,7 @@ use holdfast_core::ids::{NodeId, RangeId, Revision};
 use holdfast_core::placement::{self, Directory};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What one node knows, as nodes send it to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ pub(super) struct Cluster {
 
 /// One range, with what its leaseholder says.
 struct Range {
-    descriptor: RangeDescriptor,
+    descriptor: Arc<RangeDescriptor>,
     leaseholder: Option<(NodeId, RangeView)>,
 }
 
@@ -152,7 +153,7 @@ impl Cluster {
     pub(super) fn new(mine: Local, others: Vec<Local>) -> Self {
         let id = mine.cluster;
         let reports: Vec<Local> = std::iter::once(mine).chain(others).collect();
-        let mut descriptors: BTreeMap<RangeId, RangeDescriptor> = BTreeMap::new();
+        let mut descriptors: BTreeMap<RangeId, Arc<RangeDescriptor>> = BTreeMap::new();
         let mut leaseholders: BTreeMap<RangeId, (NodeId, RangeView)> = BTreeMap::new();
         let mut nodes: BTreeMap<NodeId, NodeRecord> = BTreeMap::new();
         for report in &reports {
@@ -278,7 +279,7 @@ impl Cluster {
     /// What the checker of the directory finds.
     pub(super) fn problems(&self) -> Vec<String> {
         let ranges: Vec<RangeDescriptor> =
-            self.ranges.iter().map(|range| range.descriptor.clone()).collect();
+            self.ranges.iter().map(|range| RangeDescriptor::clone(&range.descriptor)).collect();
         let leader = |range: &Range| Some((range.descriptor.id, range.leader()?));
         let leaders = self.ranges.iter().filter_map(leader).collect();
         let directory =

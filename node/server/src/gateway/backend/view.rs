@@ -214,7 +214,7 @@ pub struct View {
     #[serde(default)]
     pub divergences: Vec<Divergence>,
     /// Every range, as this node last heard; exact where the meta range has a replica.
-    pub directory: Vec<RangeDescriptor>,
+    pub directory: Vec<Arc<RangeDescriptor>>,
     /// This node's replicas.
     pub replicas: Vec<RangeView>,
 }
@@ -238,7 +238,7 @@ impl View {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeView {
     /// The range as applied here.
-    pub descriptor: RangeDescriptor,
+    pub descriptor: Arc<RangeDescriptor>,
     /// The leader that this replica knows of.
     pub leader: Option<NodeId>,
     /// Its raft term.

@@ -4,6 +4,7 @@ use super::*;
 use holdfast_core::descriptor::ReplicaDescriptor;
 use holdfast_core::ids::ReplicaId;
 use holdfast_core::key::Span;
+use std::sync::Arc;
 
 fn record(id: u64) -> NodeRecord {
     NodeRecord {
@@ -31,7 +32,7 @@ fn descriptor(id: u64) -> RangeDescriptor {
 fn report(id: u64, caught_up: &[u64]) -> Local {
     let replicas = (1..=3)
         .map(|range| RangeView {
-            descriptor: descriptor(range),
+            descriptor: descriptor(range).into(),
             leader: Some(NodeId(range)),
             term: 2,
             applied: 10,
@@ -49,7 +50,7 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
         revision: 5,
         view: View {
             nodes: (1..=3).map(record).collect(),
-            directory: (1..=3).map(descriptor).collect(),
+            directory: (1..=3).map(|range| descriptor(range).into()).collect(),
             replicas,
             ..View::default()
         },
@@ -116,8 +117,9 @@ fn the_newest_descriptor_and_leaseholder_count() {
     stale.view.replicas[0].leaseholder = true;
     stale.view.replicas[0].term = 1;
     let mut newer = report(2, &all);
-    newer.view.directory[1].generation = 9;
-    newer.view.directory[1].replicas.truncate(2);
+    let newest = Arc::make_mut(&mut newer.view.directory[1]);
+    newest.generation = 9;
+    newest.replicas.truncate(2);
     let cluster = Cluster::new(report(1, &all), vec![newer, stale]);
     let ranges = serde_json::to_value(cluster.ranges()).expect("plain data");
     assert_eq!(ranges[0]["leader"], 1);
