@@ -25,20 +25,21 @@ import (
 
 // settings are the flags.
 type settings struct {
-	only     string
-	against  string
-	nodes    int
-	split    string
-	quick    bool
-	total    int
-	duration time.Duration
-	rounds   int
-	repeats  int
-	client   string
-	tool     string
-	json     string
-	dir      string
-	keep     bool
+	only      string
+	against   string
+	nodes     int
+	split     string
+	quick     bool
+	total     int
+	duration  time.Duration
+	rounds    int
+	repeats   int
+	client    string
+	tool      string
+	json      string
+	dir       string
+	keep      bool
+	gigabytes int
 }
 
 func main() {
@@ -71,6 +72,7 @@ func parse(arguments []string) (settings, error) {
 	flags.StringVar(&s.tool, "tool", "own", "load generator for put and range: own, or etcd-benchmark for etcd's own tool")
 	flags.StringVar(&s.json, "json", "", "file to write the results to as JSON")
 	flags.StringVar(&s.dir, "dir", "", "folder for the data of both clusters (default: a temporary one)")
+	flags.IntVar(&s.gigabytes, "gigabytes", 6, "data of the scenario `large`; it needs about eight times that on the disk")
 	flags.BoolVar(&s.keep, "keep", false, "keep the logs of both clusters")
 	flags.Usage = func() { usage(flags) }
 	if err := flags.Parse(arguments); err != nil {

@@ -62,6 +62,9 @@ func scenarios() []scenario {
 		{name: "leases", about: "client leases kept alive while the leader is paused for longer than they last", run: pauseLeases},
 		{name: "idle1000", about: "the same for a Holdfast of 1000 ranges beside a plain etcd", long: true, run: idleRanges},
 		{name: "recover", about: "a node that holds 1 GB is killed: time from its start until it serves", long: true, run: recoverLarge},
+		{name: "ranges10000", about: "10,000 ranges on each node of a Holdfast: idle, memory, restart", long: true, run: tenThousand},
+		{name: "large", about: "-gigabytes of data in a Holdfast: rate, memory, disk, a node killed", long: true, run: large},
+		{name: "reprotect", about: "a node that holds 1 GB is lost: time until all copies are there, 3, 4 and 8 survivors", long: true, run: reprotect},
 	}
 }
 

@@ -46,6 +46,8 @@ type Options struct {
 	Dir string
 	// SplitKeys cut the first ranges of a Holdfast cluster there; etcd ignores them.
 	SplitKeys []string
+	// Arguments are more of them for `holdfast-node dev`; etcd ignores them.
+	Arguments []string
 }
 
 // startTimeout bounds how long a cluster or a node may take until it serves. A

@@ -67,6 +67,7 @@ func (c *holdfast) startDev() error {
 		"--client-port", strconv.Itoa(c.base),
 		"--replicas", strconv.Itoa(replicas),
 	}
+	arguments = append(arguments, c.options.Arguments...)
 	if len(c.options.SplitKeys) > 0 {
 		arguments = append(arguments, "--split-keys", strings.Join(c.options.SplitKeys, ","))
 	}

@@ -9,6 +9,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ type Probe struct {
 
 	mutex     sync.Mutex
 	succeeded []time.Duration // when writes were acknowledged, since began
+	took      []time.Duration // how long each of them was
 	longest   time.Duration   // the slowest successful write
 	failed    int
 	error     error
@@ -55,6 +57,8 @@ type Report struct {
 	Gap time.Duration
 	// Slowest is the longest that one successful write took.
 	Slowest time.Duration
+	// P99 of those that succeeded.
+	P99 time.Duration
 	// Failed writes, and the first of their errors.
 	Failed     int
 	FirstError string
@@ -107,7 +111,9 @@ func (p *Probe) write() {
 	}
 	// Appended under the mutex with the time taken inside, so the times are in order.
 	p.succeeded = append(p.succeeded, time.Since(p.began))
-	p.longest = max(p.longest, time.Since(sent))
+	took := time.Since(sent)
+	p.took = append(p.took, took)
+	p.longest = max(p.longest, took)
 	if response.Header.Revision > p.acknowledged.Load() {
 		p.acknowledged.Store(response.Header.Revision)
 	}
@@ -152,6 +158,9 @@ func (p *Probe) Stop() Report {
 	}
 	if len(p.succeeded) == 0 {
 		report.Gap = end
+	} else {
+		slices.Sort(p.took)
+		report.P99 = p.took[len(p.took)*99/100]
 	}
 	return report
 }
