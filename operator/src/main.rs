@@ -76,8 +76,8 @@ struct Run {
         value_name = "HOST:PORT"
     )]
     metrics_listen: SocketAddr,
-    /// How many clusters of a namespace are reconciled at the same time
-    #[arg(long, env = "HOLDFAST_CONCURRENCY", default_value_t = 8, value_name = "N")]
+    /// How many clusters of a namespace are reconciled at the same time; most of that is waiting for nodes
+    #[arg(long, env = "HOLDFAST_CONCURRENCY", default_value_t = 64, value_name = "N")]
     concurrency: u16,
     /// What is logged: error, warn, info, debug, trace, or a filter per module
     #[arg(long, env = "HOLDFAST_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]

@@ -21,8 +21,11 @@ use tonic::{Code, Status};
 
 /// How long one call may take, connecting included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
-/// How many calls may be under way at once.
-pub const CONCURRENT: usize = 32;
+/// How many calls may be under way at once. A cluster whose nodes are silent keeps some of them for
+/// [`CALL_TIMEOUT`], and those that answer must not wait for it: room for fifty silent ones of three nodes.
+pub const CONCURRENT: usize = 256;
+/// When the first node that is asked has not answered for so long, others are asked too.
+const HEDGE: Duration = Duration::from_secs(1);
 /// How many nodes are asked when the first does not know enough.
 const ASK_AT_MOST: usize = 5;
 
@@ -122,24 +125,28 @@ impl Nodes for Grpc {
                     *best = Some(report);
                 }
             };
-            match self.status(first, identity).await {
-                Ok(report) if report.has_quorum() => return Ok(report),
-                Ok(report) => keep(&mut best, report),
-                Err(why) => error = why,
-            }
-            let mut asked: FuturesUnordered<_> = others
-                .iter()
-                .take(ASK_AT_MOST)
-                .map(|target| self.status(target, identity))
-                .collect();
-            while let Some(answer) = asked.next().await {
+            let mut asked: FuturesUnordered<_> =
+                std::iter::once(self.status(first, identity)).collect();
+            let mut others = Some(others.iter().take(ASK_AT_MOST));
+            loop {
+                // One that has the answer is enough as long as it answers.
+                let answer = match tokio::time::timeout(HEDGE, asked.next()).await {
+                    Ok(answer) => answer,
+                    Err(_elapsed) => None,
+                };
                 match answer {
-                    Ok(report) if report.has_quorum() => return Ok(report),
-                    Ok(report) => keep(&mut best, report),
-                    Err(why) => error = why,
+                    Some(Ok(report)) if report.has_quorum() => return Ok(report),
+                    Some(Ok(report)) => keep(&mut best, report),
+                    Some(Err(why)) => error = why,
+                    None => {}
+                }
+                if let Some(others) = others.take() {
+                    asked.extend(others.map(|target| self.status(target, identity)));
+                }
+                if asked.is_empty() {
+                    return best.ok_or(error);
                 }
             }
-            best.ok_or(error)
         })
     }
 

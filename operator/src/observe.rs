@@ -44,6 +44,8 @@ pub struct Observed {
     pub unseen_certificates: Vec<String>,
     /// For how long there have been reports without a gap, since this operator started.
     pub fresh_for: Duration,
+    /// For how long the status has been as it is, since this operator started.
+    pub quiet_for: Duration,
 }
 
 /// The StatefulSet.

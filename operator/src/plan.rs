@@ -131,7 +131,9 @@ pub struct Context<'a> {
     pub pods: i32,
 }
 
-/// How soon to look again while something moves.
+/// How soon to look again while something moves. What has not moved for long is looked at less often, a
+/// tenth of that time: clusters that never form must not take turns from those that live, and what
+/// Kubernetes notices wakes a reconcile anyway.
 const SOON: Duration = Duration::from_secs(3);
 /// How soon to look again while nothing does.
 const CALM: Duration = Duration::from_secs(10);
@@ -446,7 +448,7 @@ fn requeue(
         || !fully_replicated
         || status.ready_nodes < status.nodes
         || status.stores.iter().any(|store| store.state != StoreState::Healthy);
-    let mut wait = if moving { SOON } else { CALM };
+    let mut wait = if moving { (observed.quiet_for / 10).clamp(SOON, CALM) } else { CALM };
     for at in status.stores.iter().filter_map(|store| store.act_at.as_ref()) {
         if at.0 > now {
             let left = at.0.duration_since(now).unsigned_abs();

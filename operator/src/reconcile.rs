@@ -128,6 +128,8 @@ struct Memory {
     written: Option<Arc<HoldfastCluster>>,
     report: Option<(Instant, Report)>,
     fresh_since: Option<Instant>,
+    /// Since when no status had to be written.
+    quiet_since: Option<Instant>,
     report_error: Option<String>,
     trouble: Trouble,
     applied: HashMap<(Kind, String), Applied>,
@@ -339,6 +341,8 @@ impl Reconcile<'_> {
             observed.report = memory.report.as_ref().map(|(_, report)| report.clone());
             observed.fresh_for =
                 memory.fresh_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+            observed.quiet_for =
+                memory.quiet_since.map_or(Duration::ZERO, |since| now.duration_since(since));
             observed.report_error.clone_from(&memory.report_error);
         });
     }
@@ -395,6 +399,7 @@ impl Reconcile<'_> {
         wanted: &HoldfastClusterStatus,
     ) -> Result<Arc<HoldfastCluster>, Error> {
         if cluster.status.as_ref() == Some(wanted) {
+            self.remember(|memory| *memory.quiet_since.get_or_insert_with(Instant::now));
             self.shared().metrics.observe(cluster);
             return Ok(cluster.clone());
         }
@@ -408,6 +413,7 @@ impl Reconcile<'_> {
         });
         let params = PatchParams::apply(apply::FIELD_MANAGER).force();
         self.shared().metrics.wrote();
+        self.remember(|memory| memory.quiet_since = None);
         let written =
             Arc::new(api.patch_status(&cluster.name_any(), &params, &Patch::Apply(body)).await?);
         self.remember(|memory| memory.written = Some(written.clone()));

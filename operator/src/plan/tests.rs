@@ -49,6 +49,17 @@ fn a_cluster_that_is_well_needs_nothing() {
 }
 
 #[test]
+fn what_does_not_move_for_long_is_looked_at_less_often() {
+    let mut fixture = Fixture::new(3);
+    fixture.kill(1);
+    fixture.settle();
+    for (quiet, wait) in [(0, 3), (29, 3), (50, 5), (99_999, 10)] {
+        fixture.observed.quiet_for = Duration::from_secs(quiet);
+        assert_eq!(fixture.step().requeue, Duration::from_secs(wait), "{quiet} s");
+    }
+}
+
+#[test]
 fn before_the_first_start_the_founders_are_fixed_once() {
     let mut fixture = Fixture::new(3);
     fixture.observed = crate::observe::Observed::default();

@@ -74,6 +74,7 @@ fn keys_are_never_printed() {
 /// A real handshake over a pipe: the operator's certificate is accepted by a node, a client's is not.
 #[tokio::test]
 async fn nodes_accept_the_operator_and_no_client() {
+    use futures::StreamExt as _;
     use tonic::transport::{Certificate, Identity, ServerTlsConfig};
     let inputs = inputs();
     let made = ensure(&inputs, &BTreeMap::new(), Timestamp::now()).unwrap();
@@ -109,6 +110,25 @@ async fn nodes_accept_the_operator_and_no_client() {
         key: get("demo-client-tls", KEY),
     };
     assert!(nodes.report(&targets, &stranger).await.is_err());
+    // Forty others that take connections and say nothing hold nobody up, nor does one in the same cluster.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [answers] = targets;
+    let dumb = crate::nodes::Target {
+        pod: "demo-1".to_owned(),
+        address: silent.local_addr().unwrap().to_string(),
+        ..answers.clone()
+    };
+    let dumb_cluster = vec![dumb.clone(); 3];
+    let identity = &made.identity;
+    let mut waiting: futures::stream::FuturesUnordered<_> =
+        (0..40).map(|_| nodes.report(&dumb_cluster, identity)).collect();
+    let both = [dumb, answers];
+    let report = nodes.report(&both, identity);
+    tokio::select! {
+        biased;
+        Some(_) = waiting.next() => panic!("they answer"),
+        report = report => assert_eq!(report.unwrap().protection, "Full"),
+    }
     server.abort();
 }
 
