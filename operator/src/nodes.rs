@@ -47,6 +47,8 @@ pub enum Request {
     Drain {
         /// The node.
         node: u64,
+        /// Until this time is over, or it is asked for once more.
+        ttl: Duration,
     },
     /// Take that back.
     Undrain {
@@ -219,8 +221,12 @@ impl Grpc {
         self.bounded(target, async {
             let mut client = connect(target, identity).await?;
             let answer = match request {
-                Request::Drain { node } => client
-                    .drain(pb::DrainRequest { node: *node, replicas: true, ttl_ms: 0 })
+                Request::Drain { node, ttl } => client
+                    .drain(pb::DrainRequest {
+                        node: *node,
+                        replicas: true,
+                        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+                    })
                     .await
                     .map(|reply| reply.into_inner().message),
                 Request::Undrain { node } => client

@@ -112,6 +112,8 @@ pub struct HostView {
     pub cordoned: bool,
     /// Somebody declared that nothing runs on it any more.
     pub out_of_service: bool,
+    /// Its zone, from the label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
 }
 
 /// What the nodes say of themselves: the admin API's `Status`.
@@ -163,6 +165,12 @@ pub struct Member {
     /// Ranges that it leads.
     #[serde(default)]
     pub leaders: i64,
+    /// Bytes that may be written before its disk counts as full, if it says so.
+    #[serde(default)]
+    pub room_bytes: Option<u64>,
+    /// Bytes of its data, if it says so.
+    #[serde(default)]
+    pub data_bytes: Option<u64>,
     /// Its volume was given up: it can never come back.
     #[serde(skip)]
     pub given_up: bool,
@@ -323,6 +331,7 @@ impl From<&Node> for HostView {
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             cordoned: spec.unschedulable == Some(true) || taint("node.kubernetes.io/unschedulable"),
             out_of_service: taint("node.kubernetes.io/out-of-service"),
+            zone: node.labels().get("topology.kubernetes.io/zone").cloned(),
         }
     }
 }

@@ -36,7 +36,7 @@ pub enum Action {
         /// Its epoch.
         epoch: u64,
     },
-    /// Ask the cluster to move everything away from a node.
+    /// Ask the cluster to move everything away from a node, for [`scale::DRAIN_TTL`] at a time.
     Drain {
         /// The node.
         node: u64,
@@ -125,6 +125,8 @@ pub struct Context<'a> {
     pub newest_time: Option<Timestamp>,
     /// `spec.reprotection.observeFor`.
     pub observe_for: Duration,
+    /// `spec.reprotection.delay`.
+    pub delay: Duration,
     /// The pod that somebody wants to have a new volume.
     pub replace_request: Option<String>,
     /// How many pods there are to be now.
@@ -176,6 +178,7 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         operation: None,
         newest_time: newest_time(&previous),
         observe_for: cluster.spec.reprotection.observe_for.or(Duration::from_mins(1)),
+        delay: delays.delay,
         replace_request: cluster.annotations().get(REPLACE_ANNOTATION).cloned(),
         pods,
     };

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::nodes::{Nodes, Request, Target};
 use crate::observe::{BOOTSTRAP_NODES, BOOTSTRAPPED, FRESH, HostView, Observed, Report};
 use crate::plan::operations::{Outcome, absorb};
-use crate::plan::{Action, InGateway, Notice, plan};
+use crate::plan::{Action, InGateway, Notice, plan, scale};
 use crate::status::{self, Trouble};
 use crate::stores::{Stores, version};
 use crate::tls::{self, Certificates, Identity};
@@ -556,7 +556,7 @@ impl Reconcile<'_> {
                         .await,
                 );
             }
-            Action::Drain { node } => Request::Drain { node: *node },
+            Action::Drain { node } => Request::Drain { node: *node, ttl: scale::DRAIN_TTL },
             Action::Undrain { node } => Request::Undrain { node: *node },
             Action::Reprotect { node, operation, epoch } => {
                 Request::Reprotect { node: *node, operation: operation.clone(), epoch: *epoch }

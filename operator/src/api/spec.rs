@@ -315,6 +315,10 @@ pub struct Reprotection {
     #[serde(default = "default_max_unhealthy")]
     #[schemars(regex(pattern = r"^(100|[1-9]?[0-9])%$"))]
     pub max_unhealthy: String,
+    /// What to make of it when all nodes of a zone, two or more, go away at once. `maxUnhealthy` counts
+    /// them in any case.
+    #[serde(default)]
+    pub zone_loss: ZoneLoss,
     /// How long the operator watches a cluster after its own start before it does anything.
     #[serde(default = "default_observe_for")]
     pub observe_for: HumanDuration,
@@ -327,9 +331,20 @@ impl Default for Reprotection {
             delay: default_delay(),
             drain_delay: default_drain_delay(),
             max_unhealthy: default_max_unhealthy(),
+            zone_loss: ZoneLoss::default(),
             observe_for: default_observe_for(),
         }
     }
+}
+
+/// What to make of it when a whole zone goes away at once.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZoneLoss {
+    /// The zone, or the network to it, is waited for, unless its machines are declared gone.
+    #[default]
+    Hold,
+    /// Its nodes are as good as lost: their copies are made anew in the others.
+    Act,
 }
 
 /// Whether lost copies are made anew without being asked.

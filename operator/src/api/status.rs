@@ -147,6 +147,9 @@ pub struct Store {
     /// The pod's Kubernetes node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The zone of that Kubernetes node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// Why the state is as it is, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -244,7 +247,8 @@ pub struct Operation {
     /// What the cluster said to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When a refused one is tried again.
+    /// When a refused one is tried again; of a drain that goes on: when it is asked for once more, because it
+    /// ends by itself if nobody does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
     /// How often it was refused.

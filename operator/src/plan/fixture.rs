@@ -173,6 +173,6 @@ pub fn member(id: u64, ordinal: i32) -> Member {
         state: "Up".to_owned(),
         ranges: 6,
         leaders: 2,
-        given_up: false,
+        ..Member::default()
     }
 }

@@ -4,6 +4,9 @@
 //! Invariant: pure, and every doubt counts against acting. The cluster checks again by itself; these
 //! keep the operator from even asking.
 
+mod room;
+mod zones;
+
 use super::Context;
 use crate::api::spec::{ReplacementPolicy, ReprotectionMode};
 use crate::api::status::{Store, StoreState};
@@ -25,9 +28,11 @@ pub fn reprotect(context: &Context<'_>, store: &Store) -> Result<(), Refusal> {
     warmed_up(context)?;
     confirmed(context)?;
     quorum(context)?;
+    zones::no_zone_away(context)?;
     few_unhealthy(context)?;
     nothing_else(context)?;
     spare_store(context, store)?;
+    room::room(context, store)?;
     wanted(context)?;
     clock(context)
 }
@@ -42,6 +47,7 @@ pub fn replace_first(context: &Context<'_>, store: &Store) -> Result<Option<Stri
     warmed_up(context)?;
     confirmed(context)?;
     quorum(context)?;
+    zones::no_zone_away(context)?;
     few_unhealthy(context)?;
     nothing_else(context)?;
     overdue(context, store)?;
@@ -134,16 +140,10 @@ pub fn quorum(context: &Context<'_>) -> Result<(), Refusal> {
 /// G4: too many nodes at once are the network's fault. Those that are gone for good, or that the cluster
 /// never knew, are not: they are accounted for, and only wait for a new volume.
 pub fn few_unhealthy(context: &Context<'_>) -> Result<(), Refusal> {
-    let report = context.observed.report.as_ref();
-    let gone = |store: &&Store| match (report, store.store_id) {
-        (Some(report), Some(id)) => report.by_id(id).is_none(),
-        (Some(report), None) => report.member(&store.pod).is_none(),
-        (None, _) => false,
-    };
     let unhealthy = context
         .stores
         .iter()
-        .filter(|store| !gone(store))
+        .filter(|store| !gone(context, store))
         .filter(|store| {
             !matches!(store.state, StoreState::Healthy | StoreState::Pending | StoreState::Leaving)
                 || store.reason.is_some()
@@ -158,6 +158,15 @@ pub fn few_unhealthy(context: &Context<'_>) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// It is accounted for: the cluster knows that it can never come back, or never knew it.
+fn gone(context: &Context<'_>, store: &Store) -> bool {
+    match (&context.observed.report, store.store_id) {
+        (Some(report), Some(id)) => report.by_id(id).is_none(),
+        (Some(report), None) => report.member(&store.pod).is_none(),
+        (None, _) => false,
+    }
 }
 
 /// G5 and G8: one thing at a time, also with restarts.

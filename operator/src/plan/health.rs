@@ -73,6 +73,11 @@ pub fn step(previous: &Store, seen: Seen<'_>, delays: Delays, now: Timestamp) ->
         served: previous.served || ready,
         ..Store::default()
     };
+    // A machine that is gone was where it was.
+    next.zone = match seen.host {
+        Some(host) => host.zone.clone(),
+        None => previous.zone.clone().filter(|_| next.node == previous.node),
+    };
     if !next.served {
         next.state = StoreState::Pending;
     } else if ready {

@@ -130,7 +130,11 @@ pub(super) fn retry(
     let due = match operation.phase {
         Phase::Intended => true,
         Phase::Refused => operation.retry_at.as_ref().is_none_or(|at| at.0 <= context.now),
-        Phase::Accepted => false,
+        // A drain ends by itself if nobody asks for it once more.
+        Phase::Accepted => {
+            operation.kind == OperationType::ScaleDown
+                && operation.retry_at.as_ref().is_none_or(|at| at.0 <= context.now)
+        }
     };
     let action = due.then(|| action(&operation));
     decided.operation = Some(operation);
@@ -551,7 +555,8 @@ pub fn absorb(status: &mut HoldfastClusterStatus, outcome: Outcome, now: Timesta
         Outcome::Accepted(message) => {
             operation.phase = Phase::Accepted;
             operation.message = (!message.is_empty()).then_some(message);
-            operation.retry_at = None;
+            operation.retry_at = (operation.kind == OperationType::ScaleDown)
+                .then(|| Time(super::health::whole_seconds(now + scale::DRAIN_RENEW)));
         }
         Outcome::Refused(message) => {
             operation.phase = Phase::Refused;

@@ -7,11 +7,12 @@
 
 use super::fixture::{Fixture, host, member, well};
 use super::operations::{Outcome, absorb};
+use super::scale::DRAIN_TTL;
 use super::{Action, Plan, plan};
 use crate::api::spec::ReplacementPolicy;
-use crate::api::status::{Phase, Store};
+use crate::api::status::{Phase, Store, StoreState};
 use crate::build::names;
-use crate::observe::{FRESH, Report};
+use crate::observe::{FRESH, HostView, Report};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,9 @@ enum Happens {
     FrontEnd(i32),
     Cordon(i32),
     HostGone(i32),
-    /// The same, and the disk with it, for ever.
+    /// All machines of a zone are silent at once.
+    ZoneCut(i32),
+    /// As `HostGone`, and the disk with it, for ever.
     Lost(i32),
     /// Kubernetes says that a pod is ready, as it was when its host was heard last, whatever it is.
     Echo(i32),
@@ -50,6 +53,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => (0..7i32).prop_map(Happens::Cordon),
         1 => (0..7i32).prop_map(Happens::HostGone),
         2 => (0..7i32).prop_map(Happens::Lost),
+        1 => (0..3i32).prop_map(Happens::ZoneCut),
         1 => (0..7i32).prop_map(Happens::Echo),
         1 => Just(Happens::Blind),
         2 => Just(Happens::Sighted),
@@ -59,6 +63,12 @@ fn happens() -> impl Strategy<Value = Happens> {
         3 => Just(Happens::Progress),
         15 => (0..4u8).prop_map(Happens::Loop),
     ]
+}
+
+/// The machine of a pod, in one of so many zones.
+fn host_in(zones: i32, ordinal: i32) -> HostView {
+    let zone = (zones > 0).then(|| format!("zone-{}", ordinal % zones));
+    HostView { zone, ..well() }
 }
 
 struct World {
@@ -75,18 +85,28 @@ struct World {
     /// Requests for reprotection that were taken on.
     operations: BTreeSet<String>,
     leaving: BTreeSet<u64>,
+    /// When drains end by themselves.
+    drains: BTreeMap<u64, Timestamp>,
     /// Nodes that answer again, but whose copies lack what was written meanwhile.
     behind: BTreeSet<u64>,
     /// Whose disk a volume is, by UID.
     disks: BTreeMap<String, u64>,
     /// Volumes that nobody will ever see again, by UID.
     lost: BTreeSet<String>,
+    /// How many zones there are; 0: machines do not tell.
+    zones: i32,
+    /// Pods of a zone that went away as a whole while all was well, as long as it is so.
+    cut: BTreeSet<String>,
 }
 
 impl World {
-    fn new(nodes: i32, policy: ReplacementPolicy) -> Self {
+    fn new(nodes: i32, policy: ReplacementPolicy, zones: i32) -> Self {
         let mut fixture = Fixture::new(nodes);
         fixture.cluster.spec.replacement.policy = policy;
+        for (ordinal, view) in (0..).zip(fixture.observed.hosts.as_mut().unwrap().values_mut()) {
+            *view = host_in(zones, ordinal);
+        }
+        fixture.settle();
         let truth = fixture.observed.report.clone().unwrap();
         Self {
             fixture,
@@ -98,14 +118,21 @@ impl World {
             condemned: BTreeSet::new(),
             operations: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            drains: BTreeMap::new(),
             behind: BTreeSet::new(),
             disks: (0..nodes).map(|at| (format!("pvc-{at}"), at as u64 + 1)).collect(),
             lost: BTreeSet::new(),
+            zones,
+            cut: BTreeSet::new(),
         }
     }
 
     fn happen(&mut self, what: Happens) {
         let now = self.fixture.now;
+        if !matches!(what, Happens::Blind | Happens::Sighted | Happens::Pass(_) | Happens::Loop(_))
+        {
+            self.cut.clear();
+        }
         match what {
             Happens::Kill(ordinal) => {
                 let name = names::pod("demo", ordinal);
@@ -131,6 +158,7 @@ impl World {
                 self.happen(Happens::Kill(ordinal));
             }
             Happens::Lost(ordinal) => self.lose(ordinal),
+            Happens::ZoneCut(zone) => self.cut_zone(zone),
             Happens::Echo(ordinal) => {
                 if let Some(pod) = self.fixture.observed.pods.get_mut(&names::pod("demo", ordinal))
                 {
@@ -143,6 +171,7 @@ impl World {
             Happens::Sighted => self.blind = false,
             Happens::Pass(seconds) => {
                 self.fixture.now = now + jiff::SignedDuration::from_secs(seconds);
+                self.end_drains();
             }
             Happens::Nodes(nodes) => self.fixture.cluster.spec.nodes = nodes,
             Happens::Template => self.revision += 1,
@@ -151,7 +180,19 @@ impl World {
         }
     }
 
-    fn hosts(&mut self) -> &mut BTreeMap<String, crate::observe::HostView> {
+    /// Nobody has asked for them again: those nodes are in service.
+    fn end_drains(&mut self) {
+        let now = self.fixture.now;
+        let over: Vec<u64> =
+            self.drains.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
+        for node in over {
+            self.drains.remove(&node);
+            self.leaving.remove(&node);
+            self.turn(node, "Draining", "Up");
+        }
+    }
+
+    fn hosts(&mut self) -> &mut BTreeMap<String, HostView> {
         self.fixture.observed.hosts.as_mut().unwrap()
     }
 
@@ -160,6 +201,30 @@ impl World {
             if !self.condemned.contains(&member.id) {
                 state.clone_into(&mut member.state);
             }
+        }
+    }
+
+    fn cut_zone(&mut self, zone: i32) {
+        if zone >= self.zones {
+            return;
+        }
+        let status = self.fixture.cluster.status.as_ref().unwrap();
+        let up = |name: &str| self.truth.member(name).is_some_and(|member| member.state == "Up");
+        let well = |store: &Store| store.state == StoreState::Healthy && up(&store.pod);
+        let all_well = status.operation.is_none() && status.stores.iter().all(well);
+        let inside: BTreeSet<String> = status
+            .stores
+            .iter()
+            .filter(|store| names::ordinal("demo", &store.pod).unwrap() % self.zones == zone)
+            .map(|store| store.pod.clone())
+            .collect();
+        let hosts = self.fixture.observed.hosts.as_ref().unwrap();
+        let told = (0..status.nodes).all(|ordinal| hosts.contains_key(&host(ordinal)));
+        for name in &inside {
+            self.happen(Happens::Kill(names::ordinal("demo", name).unwrap()));
+        }
+        if all_well && told && self.zones > 1 && inside.len() > 1 {
+            self.cut = inside;
         }
     }
 
@@ -204,7 +269,8 @@ impl World {
         if self.is_lost(&name) {
             return;
         }
-        self.hosts().insert(host(ordinal), well());
+        let view = host_in(self.zones, ordinal);
+        self.hosts().insert(host(ordinal), view);
         if !self.fixture.observed.pods.contains_key(&name) {
             return;
         }
@@ -382,6 +448,7 @@ impl World {
             Action::Drain { node } => {
                 self.turn(node, "Up", "Draining");
                 self.leaving.insert(node);
+                self.drains.insert(node, self.fixture.now + DRAIN_TTL);
             }
             Action::Undrain { node } if self.truth.by_id(node as i64).is_none() => {
                 return Outcome::Refused("it is gone for good".to_owned());
@@ -389,6 +456,7 @@ impl World {
             Action::Undrain { node } => {
                 self.turn(node, "Draining", "Up");
                 self.leaving.remove(&node);
+                self.drains.remove(&node);
             }
             Action::Reprotect { node, operation, .. } => {
                 if let Err(reason) = self.condemn(node, operation) {
@@ -464,6 +532,7 @@ impl World {
         match &plan.action {
             Some(Action::Reprotect { node, .. }) => {
                 let member = self.truth.nodes.iter().find(|member| member.id == *node);
+                assert!(self.cut.is_empty(), "a zone that was cut off is given up: {:?}", self.cut);
                 assert!(member.is_none_or(|it| !it.is_alive()), "a living node is given up");
                 assert!(seen.is_some_and(Report::has_quorum), "given up without a majority");
                 let unavailable = seen.map_or(0, |seen| seen.ranges.unavailable);
@@ -487,9 +556,10 @@ impl World {
             Some(Action::Drain { .. }) => {
                 let pod = &plan.status.operation.as_ref().unwrap().pod;
                 let view = self.fixture.observed.pods.get(pod);
-                let refused = old.operation.as_ref().is_some_and(|it| it.phase == Phase::Refused);
+                // Asked again is not begun.
+                let again = old.operation.as_ref().is_some_and(|it| it.phase != Phase::Intended);
                 assert!(
-                    refused || view.is_none_or(|view| !view.ready || !view.in_gateway),
+                    again || view.is_none_or(|view| !view.ready || !view.in_gateway),
                     "{pod} is drained while clients are sent to it"
                 );
             }
@@ -516,20 +586,26 @@ proptest! {
 
     #[test]
     fn whatever_happens_nothing_is_lost_and_all_ends_well(
-        nodes in 3..6i32,
+        nodes in 3..7i32,
         policy in prop_oneof![
             Just(ReplacementPolicy::WhenNodeGone),
             Just(ReplacementPolicy::AfterReprotect),
         ],
+        zones in 0..4i32,
         history in prop::collection::vec(happens(), 1..60),
     ) {
-        ends_well(nodes, policy, history);
+        ends_well_in(zones, nodes, policy, history);
     }
 }
 
-/// Lives through a history, and a quiet time after it.
+/// The same where machines do not tell their zones.
 fn ends_well(nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
-    let mut world = World::new(nodes, policy);
+    ends_well_in(0, nodes, policy, history);
+}
+
+/// Lives through a history, and a quiet time after it.
+fn ends_well_in(zones: i32, nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
+    let mut world = World::new(nodes, policy, zones);
     for event in history {
         world.happen(event);
     }
@@ -567,7 +643,7 @@ fn ends_well(nodes: i32, policy: ReplacementPolicy, history: Vec<Happens>) {
     assert!(status.operation.is_none(), "still busy: {status:#?}");
     assert_eq!(status.nodes, world.fixture.cluster.spec.nodes, "{status:#?}");
     for store in &status.stores {
-        assert_eq!(store.state, crate::api::status::StoreState::Healthy, "{store:#?}");
+        assert_eq!(store.state, StoreState::Healthy, "{store:#?}");
     }
     assert_eq!(status.updated_nodes, status.nodes, "{status:#?} {:#?}", world.truth);
     let pods = &world.fixture.observed.pods;

@@ -13,6 +13,7 @@ use crate::api::status::{
 };
 use crate::observe::Observed;
 use jiff::SignedDuration;
+use std::time::Duration;
 
 /// How many pods there are to be now, as far as only adding is concerned.
 pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> i32 {
@@ -24,6 +25,19 @@ pub(super) fn up(spec: &HoldfastClusterSpec, status: &HoldfastClusterStatus) -> 
         status.operation.iter().any(|operation| operation.kind == OperationType::ScaleDown);
     if leaving { status.nodes } else { status.nodes.max(spec.nodes) }
 }
+
+/// After so long a drain ends by itself, unless it is asked for once more: should the operator be gone, the
+/// node leads again and keeps what it still has.
+///
+/// It has to outlast an operator that only stumbles. The longest that one is silent while it lives: the wait
+/// after failed reconciles, 5 min and a quarter more at most (375 s), after which the renewal that was due
+/// up to [`DRAIN_RENEW`] before (120 s) asks up to five nodes of 4 s each (20 s): 515 s. Another operator that
+/// takes over needs less: 15 s until the Lease is free and the minute of `observeFor`. The rest, about as much
+/// again, is for a Kubernetes node that has to fetch the operator's image first. Longer would keep a node
+/// from leading for nothing.
+pub const DRAIN_TTL: Duration = Duration::from_mins(15);
+/// How often it is asked for once more.
+pub const DRAIN_RENEW: SignedDuration = SignedDuration::from_mins(2);
 
 /// Drains the node with the highest number, if there are to be fewer.
 pub(super) fn begin_down(

@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, START, well};
 use super::operations::{Outcome, absorb};
-use super::{Action, InGateway, plan};
+use super::{Action, InGateway, Plan, plan};
 use crate::api::spec::{ReplacementPolicy, ReprotectionMode};
 use crate::api::status::{OperationType, Phase, StoreState};
 use crate::api::{HumanDuration, REPLACE_ANNOTATION};
@@ -525,6 +525,34 @@ fn scaling_down_drains_first_and_takes_away_what_is_empty() {
 }
 
 #[test]
+fn a_drain_is_asked_for_again_long_before_it_ends_by_itself() {
+    let mut fixture = Fixture::new(4);
+    fixture.cluster.spec.nodes = 3;
+    fixture.step();
+    fixture.pass(5).step();
+    accepted(&mut fixture);
+    fixture.member(3).state = "Leaving".to_owned();
+    let renews = |plan: &Plan| matches!(plan.action, Some(Action::Drain { node: 4 }));
+    let mut since = 0;
+    for _ in 0..200 {
+        fixture.pass(3);
+        since += 3;
+        if renews(&fixture.step()) {
+            assert!((100..200).contains(&since), "after {since} s");
+            accepted(&mut fixture);
+            since = 0;
+        }
+    }
+    assert!(since < 200);
+    // Nobody could, and it ended: the next operator begins it again.
+    fixture.pass(3000);
+    fixture.member(3).state = "Up".to_owned();
+    assert!(renews(&fixture.step()));
+    // The answer got lost: the same once more.
+    assert!(renews(&fixture.pass(3).step()));
+}
+
+#[test]
 fn raising_nodes_again_takes_the_drain_back() {
     let mut fixture = Fixture::new(5);
     fixture.cluster.spec.nodes = 4;
@@ -672,4 +700,5 @@ fn a_node_with_an_emptied_disk_is_given_up_as_what_it_was() {
 
 mod endings;
 mod restarts;
+mod room_and_zones;
 mod without_spare;

@@ -276,7 +276,7 @@ impl World {
                 state: "Up".to_owned(),
                 ranges: 2,
                 leaders: 1,
-                given_up: false,
+                ..Member::default()
             })
             .collect();
         *self.nodes.report.lock() = Ok(Report {
@@ -543,5 +543,8 @@ async fn scaling_down_asks_the_cluster_to_drain() {
     operation.started_at.0 -= jiff::SignedDuration::from_secs(5);
     world.cluster.metadata.resource_version = Some("99999".to_owned());
     world.reconcile().await.unwrap();
-    assert_eq!(*world.nodes.asked.lock(), [Request::Drain { node: 4 }]);
+    assert_eq!(
+        *world.nodes.asked.lock(),
+        [Request::Drain { node: 4, ttl: Duration::from_mins(15) }]
+    );
 }

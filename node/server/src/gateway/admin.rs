@@ -165,6 +165,8 @@ impl Gateway {
             has_leader: vitals.has_leader(),
             draining: vitals.draining(),
             revision: vitals.revision(),
+            room: vitals.room(),
+            data: u64::try_from(vitals.db_size_in_use()).unwrap_or(0),
             view: self.backend().view().as_ref().clone(),
         }
     }

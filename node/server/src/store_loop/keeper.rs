@@ -141,6 +141,8 @@ impl Keeper {
             match self.disk.room() {
                 Ok(room) => {
                     self.metrics.disk_room(room.total, room.free);
+                    let used = room.total.saturating_sub(room.free);
+                    self.vitals.set_room(room.usable().saturating_sub(used));
                     let full = room.is_full(was_full.unwrap_or(false));
                     if was_full != Some(full) {
                         self.room_changed(room, full);

@@ -21,6 +21,12 @@ pub(super) struct Local {
     pub has_leader: bool,
     pub draining: bool,
     pub revision: Revision,
+    /// Bytes that may be written before its disk counts as full. Older nodes do not tell.
+    #[serde(default)]
+    pub room: Option<u64>,
+    /// Bytes of its data. Older nodes do not tell.
+    #[serde(default)]
+    pub data: u64,
     pub view: View,
 }
 
@@ -35,6 +41,8 @@ pub(super) struct Cluster {
     ranges: Vec<Range>,
     divergences: Vec<Divergence>,
     drains: Vec<(NodeId, u64)>,
+    /// Room and data of the nodes that answer.
+    disks: BTreeMap<NodeId, (Option<u64>, u64)>,
 }
 
 /// One range, with what its leaseholder says.
@@ -99,6 +107,10 @@ pub(super) struct NodeJson {
     drain_ttl_seconds: Option<u64>,
     ranges: usize,
     leaders: usize,
+    /// Bytes that may be written before its disk counts as full; `null` while it does not answer.
+    room_bytes: Option<u64>,
+    /// Bytes of its data; `null` while it does not answer.
+    data_bytes: Option<u64>,
     client_address: String,
     peer_address: String,
     http_address: String,
@@ -212,6 +224,7 @@ impl Cluster {
             ranges,
             divergences,
             drains,
+            disks: reports.iter().map(|it| (it.node, (it.room, it.data))).collect(),
         }
     }
 
@@ -259,6 +272,8 @@ impl Cluster {
                 .filter(|range| range.descriptor.replica_on(node.id).is_some())
                 .count(),
             leaders: self.ranges.iter().filter(|range| range.leader() == Some(node.id)).count(),
+            room_bytes: self.disks.get(&node.id).and_then(|(room, _)| *room),
+            data_bytes: self.disks.get(&node.id).map(|(_, data)| *data),
             client_address: node.client_address.clone(),
             peer_address: node.peer_address.clone(),
             http_address: node.http_address.clone(),

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 /// Neither false nor true.
 const UNKNOWN: u8 = u8::MAX;
+/// Not a number of bytes.
+const UNKNOWN_BYTES: u64 = u64::MAX;
 
 /// Numbers that change often. The edge stores them each turn in which they changed, **before** it
 /// sends the replies of that turn, so that a header's revision never lags its answer.
@@ -34,6 +36,7 @@ pub struct Vitals {
     draining: AtomicBool,
     no_space: AtomicBool,
     disk_full: AtomicU8,
+    room: AtomicU64,
     view: RwLock<Arc<View>>,
 }
 
@@ -55,6 +58,7 @@ impl Vitals {
             draining: AtomicBool::new(false),
             no_space: AtomicBool::new(false),
             disk_full: AtomicU8::new(UNKNOWN),
+            room: AtomicU64::new(UNKNOWN_BYTES),
             view: RwLock::new(Arc::default()),
         }
     }
@@ -177,6 +181,18 @@ impl Vitals {
     /// Sets what [`Vitals::disk_full`] tells.
     pub fn set_disk_full(&self, yes: bool) {
         self.disk_full.store(u8::from(yes), Ordering::Relaxed);
+    }
+
+    /// Bytes that may still be written to this node's disk before it counts as full; nothing if nobody has
+    /// looked yet.
+    pub fn room(&self) -> Option<u64> {
+        let room = self.room.load(Ordering::Relaxed);
+        (room != UNKNOWN_BYTES).then_some(room)
+    }
+
+    /// Sets what [`Vitals::room`] tells.
+    pub fn set_room(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::Relaxed);
     }
 
     /// Takes notice of the alarms that are raised, before they are published.

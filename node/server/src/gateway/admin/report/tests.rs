@@ -48,6 +48,8 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
         has_leader: true,
         draining: false,
         revision: 5,
+        room: Some(100 * id),
+        data: 10,
         view: View {
             nodes: (1..=3).map(record).collect(),
             directory: (1..=3).map(|range| descriptor(range).into()).collect(),
@@ -59,6 +61,20 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
 
 fn json(cluster: &Cluster) -> serde_json::Value {
     serde_json::to_value(cluster.status()).expect("plain data")
+}
+
+#[test]
+fn nodes_that_answer_tell_their_room() {
+    let all = [1, 2, 3];
+    let silent = Cluster::new(report(1, &all), vec![report(2, &all)]);
+    let nodes = json(&silent)["nodes"].clone();
+    assert_eq!((&nodes[1]["roomBytes"], &nodes[1]["dataBytes"]), (&200.into(), &10.into()));
+    assert_eq!(nodes[2]["roomBytes"], serde_json::Value::Null);
+    // A node of before says nothing about it.
+    let mut old = serde_json::to_value(report(3, &all)).expect("plain data");
+    old.as_object_mut().expect("an object").retain(|key, _| key != "room" && key != "data");
+    let old: Local = serde_json::from_value(old).expect("it is still understood");
+    assert_eq!(old.room, None);
 }
 
 #[test]
