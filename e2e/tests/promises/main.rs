@@ -16,6 +16,7 @@ mod back_cut;
 mod certificates;
 mod create;
 mod disk_emptied;
+mod five_nodes;
 mod front_cut;
 mod helm;
 mod machine_lost;
@@ -76,6 +77,8 @@ fn main() -> ExitCode {
         faults: machine_lost::the_others_serve_and_it_returns;
         faults: reprotection::a_lost_machine_is_made_good;
         faults: reprotection::of_three_machines_one_is_lost_with_its_disk;
+        faults: reprotection::a_volume_is_replaced_when_somebody_says_so;
+        faults: five_nodes::reboots_move_nothing_and_a_deleted_machine_is_made_good;
         faults: disk_emptied::it_joins_as_a_new_store;
         plain: operator_killed::a_cluster_comes_up_while_the_operator_dies;
         plain: operator_killed::two_operators_do_no_harm;

@@ -100,6 +100,9 @@ impl World {
             .await
             .expect("claims can be deleted");
         self.until_none::<PersistentVolumeClaim>("claims").await;
+        // What is told of an earlier cluster of the same name is not about this one.
+        let events = self.api::<Event>().delete_collection(&DeleteParams::default(), &all).await;
+        events.expect("events can be deleted");
         let gateway = format!("{CLUSTER}-gateway");
         let gone = await_object(self.api::<Service>(), &gateway, PATIENCE, |found| found.is_none());
         assert!(gone.await.is_ok(), "an earlier gateway stays in {}", self.namespace);
@@ -222,6 +225,15 @@ impl World {
         });
         let in_time = found.await.is_ok();
         assert!(in_time, "waited {within:?} for the Event {reason}; there were {seen:?}");
+    }
+
+    /// Whether an Event with this reason was written about the cluster.
+    pub(crate) async fn has_event(&self, reason: &str) -> bool {
+        let events = self.api::<Event>().list(&ListParams::default()).await;
+        events.expect("events can be listed").iter().any(|event| {
+            event.involved_object.name.as_deref() == Some(CLUSTER)
+                && event.reason.as_deref() == Some(reason)
+        })
     }
 
     /// The cluster's resource now.
