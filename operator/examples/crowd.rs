@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status};
 /// Pods of each cluster.
 const PODS: u8 = 3;
 /// For how long those talk that fall silent.
-const TALKS: Duration = Duration::from_secs(60);
+const TALKS: Duration = Duration::from_mins(1);
 const NAMESPACE: &str = "default";
 
 /// Plays the pods of many clusters

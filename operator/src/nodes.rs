@@ -132,10 +132,7 @@ impl Nodes for Grpc {
             let mut others = Some(others.iter().take(ASK_AT_MOST));
             loop {
                 // One that has the answer is enough as long as it answers.
-                let answer = match tokio::time::timeout(HEDGE, asked.next()).await {
-                    Ok(answer) => answer,
-                    Err(_elapsed) => None,
-                };
+                let answer = tokio::time::timeout(HEDGE, asked.next()).await.unwrap_or_default();
                 match answer {
                     Some(Ok(report)) if report.has_quorum() => return Ok(report),
                     Some(Ok(report)) => keep(&mut best, report),
