@@ -43,6 +43,7 @@ mod routing;
 mod splitting;
 mod status;
 mod transactions;
+mod unavailable;
 mod watching;
 
 use checking::Checks;

@@ -28,6 +28,13 @@ pub(super) struct Gather {
     parts: Vec<(Span, RangeOp, Option<RangeResult>)>,
 }
 
+impl Gather {
+    /// True until the revision of the read is known.
+    pub(super) fn waits_for_revision(&self) -> bool {
+        self.revision == 0
+    }
+}
+
 /// Keys of a lease being collected from its ranges.
 #[derive(Debug)]
 pub(super) struct Collect {
@@ -154,6 +161,7 @@ impl Node {
     pub(super) fn gather_again(&mut self, id: u64) {
         let Some(mut gather) = self.router.gathers.remove(&id) else { return };
         gather.parts.clear();
+        gather.revision = 0;
         let again = self.router.number();
         self.router.client_waits(gather.token, again);
         self.router.gathers.insert(again, gather);

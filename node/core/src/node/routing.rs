@@ -25,8 +25,6 @@ const RETRY_MS: Millis = 10;
 const WAITING_MAX: usize = 10_000;
 /// Immediate attempts on fresh hints, before pauses begin.
 const EAGER_ATTEMPTS: u32 = 3;
-/// How long a request waits for a range whose majority is known to be gone.
-const NO_MAJORITY_MS: Millis = 2_000;
 /// Requests of this gateway under way.
 const REQUESTS_MAX: usize = 100_000;
 /// Internal requests give up after this, and whoever wants them asks anew.
@@ -794,22 +792,29 @@ impl Node {
     /// Requests whose time has come to be tried again, or to fail.
     pub(super) fn router_tick(&mut self) {
         let now = self.now;
+        let no_sequencer = self.is_lost(META_RANGE);
+        if no_sequencer {
+            self.fail_gathers();
+        }
         let mut again = Vec::new();
         let mut expired = Vec::new();
         for (sequence, pending) in &self.router.pending {
+            let Pending { owner, place, since, .. } = pending;
             if pending.deadline <= now {
                 expired.push(*sequence);
             } else if pending.retry_at.is_some_and(|at| at <= now) {
-                if now > pending.since + NO_MAJORITY_MS && self.lost_majority(&pending.place) {
+                if self.gives_up(owner, place, *since) {
                     expired.push(*sequence);
                 } else {
                     again.push(*sequence);
                 }
+            } else if no_sequencer && self.gives_up_revision(owner, *since) {
+                expired.push(*sequence);
             }
         }
         for sequence in expired {
             let Some(pending) = self.router.remove(sequence) else { continue };
-            let error = self.timeout_error(&pending);
+            let error = self.no_answer(&pending.place);
             match pending.owner {
                 // A registration is needed as long as the replica leads.
                 Owner::Register(range) => {
@@ -837,53 +842,18 @@ impl Node {
         for id in late {
             if let Some(gather) = self.router.gathers.remove(&id) {
                 self.router.tokens.remove(&gather.token);
-                self.fail_client(gather.token, Error::TimedOut);
+                let error = self.no_answer(&Place::Meta);
+                self.fail_client(gather.token, error);
             }
         }
         self.transactions_tick();
     }
 
-    fn missing_majority(&self, range: RangeId) -> Option<Vec<NodeId>> {
-        let descriptor = self.meta.ranges().get(&range)?;
-        let missing: Vec<NodeId> = descriptor
-            .voters()
-            .map(|voter| voter.node)
-            .filter(|node| {
-                *node != self.config.node && self.peers.get(node).is_none_or(|peer| peer.down)
-            })
-            .collect();
-        (descriptor.voters().count() - missing.len() < descriptor.quorum()).then_some(missing)
-    }
-
-    fn range_at(&self, place: &Place) -> Option<RangeId> {
+    pub(super) fn range_at(&self, place: &Place) -> Option<RangeId> {
         match place {
             Place::Key(key) => self.meta.range_of(key).map(|range| range.id),
             Place::Range(range) => Some(*range),
             Place::Meta => Some(META_RANGE),
-        }
-    }
-
-    fn lost_majority(&self, place: &Place) -> bool {
-        self.range_at(place).is_some_and(|range| self.missing_majority(range).is_some())
-    }
-
-    fn timeout_error(&self, pending: &Pending) -> Error {
-        let Some(range) = self.range_at(&pending.place) else { return Error::TimedOut };
-        if self.missing_majority(META_RANGE).is_some() {
-            return Error::NoLeader;
-        }
-        match self.missing_majority(range) {
-            Some(_) if range == META_RANGE => Error::NoLeader,
-            Some(missing) => Error::RangeUnavailable {
-                range,
-                span: self
-                    .meta
-                    .ranges()
-                    .get(&range)
-                    .map_or_else(String::new, |descriptor| descriptor.span.to_string()),
-                missing,
-            },
-            None => Error::TimedOut,
         }
     }
 

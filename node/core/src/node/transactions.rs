@@ -13,7 +13,7 @@
 //! was sent a lock is sent the end of it, until it says that it knows (section 10 of
 //! docs/protocol.md).
 
-use super::routing::Owner;
+use super::routing::{Owner, Place};
 use super::{Asked, Node};
 use crate::command::{Change, Decision, MetaChange, MetaEntry};
 use crate::effects::{ClientToken, Millis};
@@ -405,16 +405,16 @@ impl Node {
 
     pub(super) fn transactions_tick(&mut self) {
         let now = self.now;
+        let no_sequencer = self.is_lost(META_RANGE);
         let mut late = Vec::new();
         let mut due = Vec::new();
         for (sequence, transaction) in &self.router.transactions {
+            let over = transaction.deadline <= now || no_sequencer && transaction.client.is_some();
             match transaction.stage {
-                Stage::Paused(_) | Stage::Trying | Stage::Locking(_) | Stage::Locked
-                    if transaction.deadline <= now =>
-                {
+                Stage::Paused(_) | Stage::Trying | Stage::Locking(_) | Stage::Locked if over => {
                     late.push(*sequence);
                 }
-                Stage::Deciding { .. } if transaction.deadline <= now => late.push(*sequence),
+                Stage::Deciding { .. } if over => late.push(*sequence),
                 Stage::Paused(until) if until <= now => due.push(*sequence),
                 _ => {}
             }
@@ -426,7 +426,8 @@ impl Node {
                 .transactions
                 .get(&sequence)
                 .is_some_and(|txn| matches!(txn.stage, Stage::Deciding { .. }));
-            self.tell(sequence, Err(Error::TimedOut));
+            let error = self.no_answer(&Place::Meta);
+            self.tell(sequence, Err(error));
             if !open {
                 self.abort(sequence);
             }

@@ -4,7 +4,7 @@
 //! What etcd has no word for starts with `holdfast:` instead of `etcdserver:`.
 
 use holdfast_core::error::Error;
-use holdfast_core::ids::NodeId;
+use holdfast_core::ids::{META_RANGE, NodeId};
 use tonic::{Code, Status};
 
 /// Characters of a text that may have whole keys in it, for the same reason.
@@ -55,6 +55,11 @@ pub(super) fn status(error: Error) -> Status {
         Error::TimedOut => timed_out(),
         Error::NoLeader => no_leader(),
         Error::Stopped => stopped(),
+        Error::RangeUnavailable { range: META_RANGE, missing, .. } => Status::unavailable(format!(
+            "holdfast: the meta range ({META_RANGE}) has no majority: {} not answering; nothing is \
+             served until a majority is back",
+            nodes(&missing)
+        )),
         Error::RangeUnavailable { range, span, missing } => Status::unavailable(format!(
             "holdfast: range {range} {} has no majority: {} not answering; other ranges are \
              served",

@@ -52,6 +52,10 @@ fn one_copy_serves_without_the_others_and_says_what_is_missing() {
         assert!(error.message().contains(part), "{part}: {}", error.message());
     }
     assert!(took < Duration::from_secs(20), "it took {took:?} of a minute");
+    // From then on it is certain.
+    let (answer, took) = put(&cluster, "z");
+    assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
     put(&cluster, "a").0.unwrap();
     put(&cluster, "h").0.unwrap();
 }
