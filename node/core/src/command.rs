@@ -285,6 +285,13 @@ pub enum MetaChange {
         /// As in the drain.
         renewals: u64,
     },
+    /// A range is to have at least so many copies.
+    Want {
+        /// The range.
+        range: RangeId,
+        /// They.
+        copies: u64,
+    },
 }
 
 impl Entry {

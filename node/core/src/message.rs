@@ -331,6 +331,13 @@ pub enum MetaRequest {
     },
     /// A check found that replicas differ, or do not any more.
     Checked(Divergence),
+    /// A range that was recovered from its last copy is to have as many as before.
+    Want {
+        /// The range.
+        range: RangeId,
+        /// They.
+        copies: u64,
+    },
 }
 
 /// How a routed request ended.

@@ -6,8 +6,11 @@
 //! Invariants: changed only by applying log entries, in the same way on every replica; a range's
 //! registered term never goes back; node and range ids are never given twice.
 
+mod recovery;
+
 mod transactions;
 
+pub use recovery::{EPOCH, Remains};
 pub use transactions::{Committed, Transactions};
 
 use crate::check::{Divergence, Fingerprint};
@@ -102,6 +105,7 @@ pub struct MetaState {
     divergences: BTreeMap<RangeId, Divergence>,
     moves: BTreeMap<RangeId, Move>,
     drains: BTreeMap<NodeId, DrainLease>,
+    wanted: BTreeMap<RangeId, usize>,
 }
 
 impl MetaState {
@@ -167,6 +171,9 @@ impl MetaState {
                 }
                 Some(b'M') => {
                     state.moves.insert(RangeId(id(key)?), read(value)?);
+                }
+                Some(b'W') => {
+                    state.wanted.insert(RangeId(id(key)?), read::<u64>(value)? as usize);
                 }
                 // Also rows that every range has (descriptor, dedup, position).
                 _ => state.transactions.load(key, value)?,
@@ -272,6 +279,7 @@ impl MetaState {
         hash.value(&self.transactions);
         hash.value(&self.moves);
         hash.value(&self.drains);
+        hash.value(&self.wanted);
         hash.finish()
     }
 
@@ -497,6 +505,10 @@ impl MetaState {
                 self.checked(found, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            MetaChange::Want { range, copies } => {
+                self.want(*range, *copies as usize, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
         }
     }
 
@@ -600,6 +612,7 @@ impl MetaState {
         if self.registrations.contains_key(&to) {
             return;
         }
+        self.inherit_wanted(from, to, rows);
         for (id, lease) in &mut self.leases {
             if lease.ranges.contains(&from) && lease.ranges.insert(to) {
                 row(rows, b'L', *id as u64, Some(&*lease));

@@ -35,6 +35,9 @@ pub const PARENT_ROW: &[u8] = b"parent";
 pub const LEFT_ROW: &[u8] = b"left";
 /// Key of the system row with the transaction that has locked the range.
 pub const INTENT_ROW: &[u8] = b"intent";
+/// Key of the system row with the number of copies that a range had which was recovered from its last
+/// one.
+pub const WANTED_ROW: &[u8] = b"wanted";
 /// Key of the system row with the newest applied revision.
 pub const REVISION_ROW: &[u8] = b"revision";
 
@@ -153,6 +156,8 @@ pub struct Replica {
     /// The range that this one was cut off, with its generation after the cut: its leader must
     /// not serve with an older one once this range has a leader.
     pub parent: Option<(RangeId, u64)>,
+    /// It was recovered from its last copy, and had so many.
+    pub wanted: Option<u64>,
     /// The last leader seen, for routing.
     pub last_leader: Option<NodeId>,
     /// Members and descriptor after each of the last changes, oldest first.
@@ -209,6 +214,7 @@ impl Replica {
             campaign_in: None,
             asking_watermark: false,
             parent: None,
+            wanted: None,
             last_leader: None,
             shapes: VecDeque::new(),
             left: Vec::new(),
@@ -255,6 +261,13 @@ impl Replica {
             Some(value) => Some(
                 postcard::from_bytes(value)
                     .map_err(|error| format!("malformed lock of {}: {error}", self.range))?,
+            ),
+            None => None,
+        };
+        self.wanted = match find(WANTED_ROW) {
+            Some(value) => Some(
+                postcard::from_bytes(value)
+                    .map_err(|error| format!("malformed wish of {}: {error}", self.range))?,
             ),
             None => None,
         };

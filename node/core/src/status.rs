@@ -52,6 +52,8 @@ pub struct Status {
     pub watches: usize,
     /// Counters since start.
     pub counters: Counters,
+    /// Copies that ranges are to get by themselves, at least, where that was decided.
+    pub wanted: Vec<(RangeId, usize)>,
 }
 
 /// A range as the directory has it.

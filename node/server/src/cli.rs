@@ -10,6 +10,8 @@ mod client;
 
 mod output;
 
+mod recover;
+
 mod security;
 
 mod status;
@@ -23,6 +25,7 @@ use admin::{DrainArgs, MoveArgs, RangesArgs, ReprotectArgs, SplitArgs, TransferA
 use check::CheckArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
+use recover::RecoverArgs;
 use status::StatusArgs;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -125,6 +128,9 @@ enum Command {
     /// Move one copy of a range to another node
     #[command(after_help = MOVE_HELP)]
     Move(MoveArgs),
+    /// Give up a majority that is gone for good: make one stopped node the whole cluster
+    #[command(after_help = recover::AFTER_HELP)]
+    Recover(RecoverArgs),
 }
 
 const DRAIN_HELP: &str = "\
@@ -190,6 +196,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Undrain(args) => admin::undrain(args),
         Command::Move(args) => admin::move_copy(args),
         Command::Reprotect(args) => admin::reprotect(args),
+        Command::Recover(args) => recover::run(args),
     }
 }
 

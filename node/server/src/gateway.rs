@@ -30,6 +30,10 @@ mod fake;
 #[cfg(test)]
 mod round_trips;
 
+pub(crate) use admin::report_of;
+#[cfg(test)]
+pub(crate) use backend::RangeView;
+pub(crate) use backend::View;
 pub use check::Limits;
 pub use front_end::FrontEnd;
 pub use grpc::Body;

@@ -36,6 +36,9 @@ mod history;
 #[path = "process/lifecycle.rs"]
 mod lifecycle;
 
+#[path = "process/recover.rs"]
+mod recover;
+
 #[path = "process/reprotect.rs"]
 mod reprotect;
 

@@ -158,6 +158,18 @@ impl Checks {
         Self { history: History::default(), now: 0, list, violation: None }
     }
 
+    /// What holds even after the copies that made up a majority are gone: what they had and nobody else
+    /// has is lost, and may be on their disks.
+    pub fn after_loss() -> Self {
+        let list: Vec<Box<dyn Invariant>> = vec![
+            Box::<election_safety::ElectionSafety>::default(),
+            Box::<grants_unique::GrantsUnique>::default(),
+            Box::<watermark::Watermark>::default(),
+            Box::<checks_truthful::ChecksTruthful>::default(),
+        ];
+        Self { history: History::default(), now: 0, list, violation: None }
+    }
+
     /// The first violation.
     pub fn violation(&self) -> Option<&str> {
         self.violation.as_deref()

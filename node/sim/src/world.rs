@@ -14,6 +14,8 @@ mod faults;
 
 mod life;
 
+mod recover;
+
 pub use life::SimNode;
 
 use crate::clock::Clock;

@@ -122,6 +122,17 @@ impl Transactions {
         }
     }
 
+    /// Only these ranges are left to carry anything out.
+    pub(super) fn keep_parts(&mut self, ranges: &BTreeSet<RangeId>, rows: &mut Vec<SystemRow>) {
+        self.committed.retain(|txn, record| {
+            record.parts.retain(|(range, _)| ranges.contains(range));
+            let keep = !record.parts.is_empty();
+            let value = keep.then_some(&*record);
+            rows.push(row(COMMITTED_ROW, &[txn.gateway, txn.sequence], value));
+            keep
+        });
+    }
+
     /// A gateway will not ask any more about transactions below this.
     pub(super) fn settled(&mut self, gateway: u64, below: u64, rows: &mut Vec<SystemRow>) {
         let touched = self.next_touch();

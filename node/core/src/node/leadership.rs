@@ -15,6 +15,7 @@ use crate::message::{
 use crate::replica::{Lease, Replica};
 use crate::request::Response;
 use crate::state::StateReads;
+use std::collections::BTreeSet;
 
 /// On the way out, the meta range stays so long after every other range was handed over.
 const META_STAYS_MS: Millis = 50;
@@ -186,7 +187,11 @@ impl Node {
         let tick = self.config.tick_ms;
         let mut quiet = Vec::new();
         let mut gone = Vec::new();
-        for node in self.meta.nodes().keys() {
+        // A node that has just joined knows nobody yet but by connections.
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        let connected: BTreeSet<NodeId> = connected.map(|(node, _)| *node).collect();
+        let known = self.meta.nodes().keys().copied().collect::<BTreeSet<_>>();
+        for node in known.union(&connected) {
             if *node == self.config.node {
                 continue;
             }
@@ -206,6 +211,7 @@ impl Node {
         if now >= self.forget_at {
             self.forget_at = now + FORGET_MS;
             self.ask_removed();
+            self.want_copies();
         }
         let incarnation = self.config.incarnation;
         for node in quiet {

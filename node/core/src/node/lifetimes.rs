@@ -52,6 +52,11 @@ impl Departures {
         self.leftovers.push((range, span));
     }
 
+    /// Hands these over to whoever clears them away.
+    pub fn take_leftovers(&mut self) -> Vec<(RangeId, Span)> {
+        std::mem::take(&mut self.leftovers)
+    }
+
     /// True if there are keys to clear away.
     pub fn has_leftovers(&self) -> bool {
         !self.leftovers.is_empty()

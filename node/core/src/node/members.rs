@@ -38,15 +38,15 @@ const INCOMING_MAX: usize = 2;
 const CAUGHT_UP: u64 = 100;
 
 /// What to change in a range.
-struct Step {
-    range: RangeId,
-    add: Option<NodeId>,
-    remove: Option<NodeId>,
-    generation: u64,
+pub(super) struct Step {
+    pub(super) range: RangeId,
+    pub(super) add: Option<NodeId>,
+    pub(super) remove: Option<NodeId>,
+    pub(super) generation: u64,
 }
 
 /// The nodes as the planner sees them.
-struct Load {
+pub(super) struct Load {
     /// Nodes in service that can be reached, with the copies they have or are getting.
     up: BTreeMap<NodeId, usize>,
     /// Copies that are on their way to a node.
@@ -55,7 +55,7 @@ struct Load {
 
 impl Load {
     /// The node with the least to do that may take one more copy of `range`.
-    fn free(&self, range: &RangeDescriptor) -> Option<NodeId> {
+    pub(super) fn free(&self, range: &RangeDescriptor) -> Option<NodeId> {
         self.up
             .iter()
             .filter(|(node, _)| {
@@ -66,7 +66,7 @@ impl Load {
             .map(|(node, _)| *node)
     }
 
-    fn add(&mut self, node: NodeId) {
+    pub(super) fn add(&mut self, node: NodeId) {
         *self.up.entry(node).or_default() += 1;
         *self.incoming.entry(node).or_default() += 1;
     }
@@ -221,6 +221,11 @@ impl Node {
         if range.id == META_RANGE {
             return self.plan_meta(range, gone.copied(), begun.copied());
         }
+        if gone.is_none()
+            && let Some(step) = self.grow(range, begun.copied(), load)
+        {
+            return Some(step);
+        }
         match (gone, begun) {
             (Some(gone), _) if gone.kind == ReplicaKind::Learner => step(None, Some(gone.node)),
             (Some(gone), Some(begun)) => step(Some(begun.node), Some(gone.node)),
@@ -342,8 +347,9 @@ impl Node {
         let progress = replica.group.progress();
         let last = replica.group.last_index();
         let caught_up = |id: ReplicaId| {
+            // One that has said nothing yet lacks everything, however little that is.
             progress.iter().any(|(replica, matched, active, _)| {
-                *replica == id && *active && *matched + CAUGHT_UP >= last
+                *replica == id && *active && *matched > 0 && *matched + CAUGHT_UP >= last
             })
         };
         let learner = add.and_then(|node| descriptor.replica_on(node));

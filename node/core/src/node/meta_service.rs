@@ -258,6 +258,9 @@ impl Node {
             MetaRequest::Checked(divergence) => {
                 self.change_for(asker, id, MetaChange::Checked(divergence));
             }
+            MetaRequest::Want { range, copies } => {
+                self.change_for(asker, id, MetaChange::Want { range, copies });
+            }
         }
     }
 

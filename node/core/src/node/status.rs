@@ -48,6 +48,12 @@ impl Node {
             requests: self.router.len(),
             watches: self.watching.len(),
             counters: self.counters,
+            wanted: self
+                .meta
+                .all_wanted()
+                .iter()
+                .map(|(range, copies)| (*range, *copies))
+                .collect(),
         }
     }
 

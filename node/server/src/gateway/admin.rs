@@ -4,6 +4,7 @@
 mod check;
 mod report;
 
+use super::backend::View;
 use super::grpc::Call;
 use super::{Gateway, error};
 use holdfast_core::descriptor::NodeState;
@@ -22,6 +23,12 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Longest name of a decision to reprotect: it is kept in the meta range.
 const OPERATION_BYTES_MAX: usize = 200;
+
+/// What `node` says of itself in a report, if it is its report.
+pub(crate) fn report_of(report: &[u8], node: NodeId) -> Option<View> {
+    let local: Local = serde_json::from_slice(report).ok()?;
+    (local.node == node).then_some(local.view)
+}
 
 impl Gateway {
     pub(super) async fn admin_status(

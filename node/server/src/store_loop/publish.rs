@@ -89,6 +89,7 @@ fn view(status: &Status) -> View {
         alarms: status.alarms.clone(),
         divergences: status.divergences.clone(),
         drains: status.drains.clone(),
+        wanted: status.wanted.clone(),
         directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
         replicas,
     }

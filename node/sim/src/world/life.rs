@@ -71,12 +71,17 @@ impl SimNode {
             state.apply(batch);
         }
         state.flush(usize::MAX);
+        Self { log, state, starting: true, ..Self::empty(id) }
+    }
+
+    /// A node with empty disks, not running.
+    pub(crate) fn empty(id: NodeId) -> Self {
         Self {
             id,
             life: 0,
             core: None,
-            log,
-            state,
+            log: LogDisk::default(),
+            state: StateDisk::default(),
             clock: Clock::new(1, 0, 1_000_000),
             paused: false,
             deferred: VecDeque::new(),
@@ -90,7 +95,7 @@ impl SimNode {
             staged: BTreeMap::new(),
             next_staged: 1,
             removed: false,
-            starting: true,
+            starting: false,
             stopping: false,
             late: Vec::new(),
         }

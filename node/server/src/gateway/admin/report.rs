@@ -43,6 +43,8 @@ pub(super) struct Cluster {
     drains: Vec<(NodeId, u64)>,
     /// Room and data of the nodes that answer.
     disks: BTreeMap<NodeId, (Option<u64>, u64)>,
+    /// Copies that ranges are to have at least, where that was decided.
+    wanted: BTreeMap<RangeId, usize>,
 }
 
 /// One range, with what its leaseholder says.
@@ -210,7 +212,9 @@ impl Cluster {
         let trusted = reports.iter().max_by_key(|report| Some(report.node) == sequencer);
         let divergences = trusted.map_or_else(Vec::new, |report| report.view.divergences.clone());
         let drains = trusted.map_or_else(Vec::new, |report| report.view.drains.clone());
+        let wanted = trusted.into_iter().flat_map(|report| report.view.wanted.iter().copied());
         Self {
+            wanted: wanted.collect(),
             id,
             sequencer,
             revision: reports.iter().map(|report| report.revision).max().unwrap_or(0),
@@ -384,7 +388,12 @@ impl Cluster {
     fn is_full(&self, range: &Range) -> bool {
         self.is_available(range)
             && self.divergence(range).is_none()
+            && range.descriptor.voters().count() >= self.wanted(range)
             && range.descriptor.voters().all(|voter| self.has_copy(range, voter.node))
+    }
+
+    fn wanted(&self, range: &Range) -> usize {
+        self.wanted.get(&range.descriptor.id).copied().unwrap_or(0)
     }
 
     fn has_copy(&self, range: &Range, node: NodeId) -> bool {

@@ -6,7 +6,7 @@
 
 use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::{NodeRecord, RangeDescriptor};
-use holdfast_core::ids::{Index, NodeId, Revision, Term};
+use holdfast_core::ids::{Index, NodeId, RangeId, Revision, Term};
 use holdfast_core::request::AlarmKind;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -226,6 +226,9 @@ pub struct View {
     /// Nodes that are drained for a time, with all of that time in milliseconds.
     #[serde(default)]
     pub drains: Vec<(NodeId, u64)>,
+    /// Copies that ranges are to get by themselves, at least, where that was decided.
+    #[serde(default)]
+    pub wanted: Vec<(RangeId, usize)>,
     /// Replicas that differ from the others of their range.
     #[serde(default)]
     pub divergences: Vec<Divergence>,
