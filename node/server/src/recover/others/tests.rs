@@ -13,7 +13,7 @@ struct Bench {
 
 fn copy(descriptor: &RangeDescriptor, applied: u64) -> RangeView {
     RangeView {
-        descriptor: descriptor.clone(),
+        descriptor: descriptor.clone().into(),
         leader: None,
         term: 7,
         applied,
@@ -49,7 +49,7 @@ fn bench() -> Bench {
         followers: Vec::new(),
     };
     let known = |descriptor: &RangeDescriptor| RangeStatus {
-        descriptor: descriptor.clone(),
+        descriptor: descriptor.clone().into(),
         leaseholder: None,
     };
     let own = Status {
@@ -59,7 +59,8 @@ fn bench() -> Bench {
         replicas: vec![replica],
         ..Status::default()
     };
-    let view = View { directory: ranges, ..View::default() };
+    let directory = ranges.into_iter().map(Into::into).collect();
+    let view = View { directory, ..View::default() };
     Bench { own, others: [(NodeId(4), view.clone()), (NodeId(5), view)].into() }
 }
 
@@ -92,14 +93,20 @@ fn only_what_is_lost_is_recovered() {
             Some("n5 has more of r2: entry 21, here it is 20"),
         ),
         (
-            |b| b.others.get_mut(&NodeId(5)).unwrap().directory[1].generation += 1,
+            |b| {
+                let newer = &mut b.others.get_mut(&NodeId(5)).unwrap().directory[1];
+                std::sync::Arc::make_mut(newer).generation += 1;
+            },
             Some("n5 knows more of r2"),
         ),
         (
             |b| {
                 let view = b.others.get_mut(&NodeId(5)).unwrap();
-                let cut = RangeDescriptor { id: RangeId(3), ..view.directory[1].clone() };
-                view.directory.push(cut);
+                let cut = RangeDescriptor {
+                    id: RangeId(3),
+                    ..RangeDescriptor::clone(&view.directory[1])
+                };
+                view.directory.push(cut.into());
             },
             Some("n5 knows more of r2"),
         ),
