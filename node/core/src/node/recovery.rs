@@ -461,7 +461,7 @@ impl Node {
     fn lost_span(&self, span: Span) -> Lost {
         let known = self.meta.ranges_in(&span);
         let mut nodes: Vec<NodeId> =
-            known.iter().flat_map(|range| range.voters()).map(|voter| voter.node).collect();
+            known.iter().flat_map(RangeDescriptor::voters).map(|voter| voter.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
         let ranges = known.iter().map(|range| range.id).collect();
