@@ -8,9 +8,9 @@ use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
 use crate::key::Span;
-use crate::meta::Move;
+use crate::meta::{Merge, Move};
 use crate::request::{AlarmAction, AlarmKind};
-use crate::state::Mutation;
+use crate::state::{Applied, Mutation};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,30 @@ pub enum Entry {
     },
     /// Changes nothing: every replica hashes what it has.
     Checkpoint(Checkpoint),
+    /// The range is to be taken in by its left neighbour: from here on it changes nothing and serves
+    /// nothing. Without effect at another generation.
+    Freeze {
+        /// The neighbour.
+        left: RangeId,
+        /// The range's generation.
+        generation: u64,
+    },
+    /// The next generation begins: what names this one (a freeze, a merge, a cut) has no effect any
+    /// more, and a range that was frozen is not.
+    Thaw {
+        /// The range's generation.
+        generation: u64,
+    },
+    /// Takes in the right neighbour, which is frozen and complete on every node that has a replica of
+    /// this range. Without effect at another generation.
+    Merge {
+        /// This range's generation before.
+        generation: u64,
+        /// The neighbour.
+        right: RangeDescriptor,
+        /// Where its log ends.
+        at: Applied,
+    },
 }
 
 /// What became of a transaction, for one of its ranges.
@@ -292,12 +316,33 @@ pub enum MetaChange {
         /// They.
         copies: u64,
     },
+    /// A range is to be taken in by its left neighbour; or both are where they belong, and it begins.
+    Merge(Merge),
+    /// It was called off: both ranges serve, each its own. Without effect on a later merge of them.
+    MergeEnded(Merge),
+    /// A range has taken others in: they are gone. Registers it, too.
+    Absorb {
+        /// What its leader has applied.
+        descriptor: RangeDescriptor,
+        /// The leader's term.
+        term: Term,
+        /// Its node.
+        node: NodeId,
+        /// The ranges taken in.
+        gone: Vec<RangeId>,
+    },
 }
 
 impl Entry {
     /// The durable bytes.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![ENTRY_VERSION]).expect("entries have no unencodable parts")
+    }
+
+    /// Do these durable bytes say [`Entry::Merge`]?
+    pub fn is_merge(bytes: &[u8]) -> bool {
+        const MERGE: u8 = 8;
+        bytes.starts_with(&[ENTRY_VERSION, MERGE])
     }
 
     /// Reads the durable bytes.
@@ -312,5 +357,26 @@ impl Entry {
             Some((version, _)) => Err(format!("log entry version {version} is not known")),
             None => Err("empty log entry".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Span;
+
+    #[test]
+    fn a_merge_is_known_by_its_first_bytes() {
+        let right = RangeDescriptor {
+            id: RangeId(3),
+            span: Span::all(),
+            generation: 1,
+            replicas: Vec::new(),
+            next_replica: 1,
+        };
+        let merge = Entry::Merge { generation: 1, right, at: Applied::default() };
+        assert!(Entry::is_merge(&merge.encode()));
+        assert!(!Entry::is_merge(&Entry::Thaw { generation: 1 }.encode()));
+        assert!(!Entry::is_merge(&[]));
     }
 }

@@ -94,12 +94,34 @@ impl Dedup {
         self.changed.insert(id.gateway);
         // Here and not with the rows: how many commands are applied at a time differs from replica to
         // replica, and what they remember must not.
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
         while self.gateways.len() > GATEWAYS_MAX {
             let oldest = self.gateways.iter().min_by_key(|(_, gateway)| gateway.last_revision);
             let id = *oldest.expect("more than GATEWAYS_MAX of them").0;
             self.gateways.remove(&id);
             self.changed.insert(id);
         }
+    }
+
+    /// Takes in the table of a range whose keys this one takes over. What both know, they know from
+    /// the range that both were cut off, or of a transaction over both, of which only matters that it
+    /// is known.
+    pub fn absorb(&mut self, other: &Self) {
+        for (id, theirs) in &other.gateways {
+            let own = self.gateways.entry(*id).or_default();
+            own.settled_below = own.settled_below.max(theirs.settled_below);
+            own.last_revision = own.last_revision.max(theirs.last_revision);
+            for (sequence, revision) in &theirs.done {
+                let known = own.done.entry(*sequence).or_default();
+                *known = (*known).max(*revision);
+            }
+            own.done = own.done.split_off(&own.settled_below);
+            self.changed.insert(*id);
+        }
+        self.forget_oldest();
     }
 
     /// A hash of the whole table.

@@ -297,6 +297,17 @@ impl Group {
         state
     }
 
+    /// Whoever says so knows that this position is committed. True if that was news, and the log has
+    /// it.
+    pub fn commit_to(&mut self, position: Applied) -> bool {
+        let known = self.raft.store().term_at(position.index) == Some(position.term);
+        if self.is_installing() || self.committed() >= position.index || !known {
+            return false;
+        }
+        self.raft.raft.raft_log.commit_to(position.index);
+        true
+    }
+
     /// Starts a quorum round that confirms leadership.
     pub fn confirm(&mut self, round: u64) {
         if !self.is_installing() && self.is_leader() {

@@ -78,6 +78,15 @@ impl Span {
         (!span.is_empty()).then_some(span)
     }
 
+    /// What is left of it without the keys of `other`.
+    #[must_use]
+    pub fn without(&self, other: &Span) -> Vec<Span> {
+        let Some(common) = self.intersect(other) else { return vec![self.clone()] };
+        let before = Span { start: self.start.clone(), end: Some(common.start) };
+        let after = common.end.map(|start| Span { start, end: self.end.clone() });
+        [Some(before), after].into_iter().flatten().filter(|span| !span.is_empty()).collect()
+    }
+
     /// If the span holds exactly one possible key, that key.
     pub fn single(&self) -> Option<&Bytes> {
         let end = self.end.as_ref()?;
@@ -125,6 +134,19 @@ mod tests {
         assert_eq!(Span::from_etcd(&bytes("a"), &bytes("\0")).end, None);
         assert_eq!(Span::from_etcd(&bytes("\0"), &bytes("\0")), Span::all());
         assert!(Span::from_etcd(&bytes("b"), &bytes("a")).is_empty());
+    }
+
+    #[test]
+    fn a_span_without_another() {
+        let span = |start, end: &'static str| Span {
+            start: bytes(start),
+            end: (!end.is_empty()).then(|| bytes(end)),
+        };
+        assert_eq!(span("a", "m").without(&span("c", "d")), [span("a", "c"), span("d", "m")]);
+        assert_eq!(span("a", "").without(&span("c", "")), [span("a", "c")]);
+        assert_eq!(span("c", "d").without(&span("a", "")), []);
+        assert_eq!(span("a", "c").without(&span("c", "")), [span("a", "c")]);
+        assert_eq!(span("a", "").without(&span("", "b")), [span("b", "")]);
     }
 
     #[test]

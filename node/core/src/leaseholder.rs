@@ -15,7 +15,7 @@ mod locks;
 
 pub use locks::Lock;
 
-use crate::command::{Change, Command};
+use crate::command::{Change, Command, Entry};
 use crate::dedup::{Dedup, Seen};
 use crate::error::{Error, Misrouted};
 use crate::eval::{self, LISTED_DELETES_MAX, Overlay, PENDING_BASE, Plan, PlanBase};
@@ -70,6 +70,8 @@ pub enum Work {
         /// Its id.
         child: RangeId,
     },
+    /// Put an entry into the log that changes what the range is, in the same way as a cut.
+    Change(Box<Entry>),
 }
 
 /// A request being carried out.
@@ -222,7 +224,7 @@ impl Leaseholder {
             Work::Op(op) => op,
             Work::RevokeLease(_) => return self.plan_revoke(asked, view, out),
             Work::Lock(_) => return self.plan_lock(asked, view, out),
-            Work::Cut { .. } => return self.plan_cut(asked),
+            Work::Cut { .. } | Work::Change(_) => return self.plan_cut(asked),
         };
         if !op.spans().iter().all(|span| view.span.covers(span)) {
             return out.misrouted(asked.asker, Misrouted::RangeMoved);
@@ -585,7 +587,7 @@ impl Leaseholder {
                         OpResult::Delete { deleted: mutations.len() as i64, prev_kvs: Vec::new() };
                     out.done(asker, Ok(Response::Kv { revision, result }));
                 }
-                (Work::Lock(_) | Work::Cut { .. }, _) => unreachable!("it is no command"),
+                (Work::Lock(_) | Work::Cut { .. } | Work::Change(_), _) => unreachable!("it is no command"),
                 (Work::Op(op), None) => {
                     let (op, compacted) = (op.clone(), view.compacted);
                     out.reads.push((asker, ReadWork::Replay { op, revision, compacted }));

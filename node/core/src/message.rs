@@ -12,7 +12,7 @@ use crate::feed::{FeedId, FeedStart};
 use crate::ids::{LeaseId, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
 use crate::request::{Op, Request, Response};
-use crate::state::Version;
+use crate::state::{Applied, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -224,6 +224,27 @@ pub enum RangeRequest {
     },
     /// Compare the replicas.
     Check,
+    /// Stop serving and changing anything, to be taken in by the left neighbour.
+    Freeze {
+        /// The neighbour.
+        left: RangeId,
+        /// The range's generation that this was decided on.
+        generation: u64,
+    },
+    /// Make sure that this generation is over, and serve.
+    Thaw {
+        /// It.
+        generation: u64,
+    },
+    /// Take in the right neighbour.
+    Merge {
+        /// The range's generation that this was decided on.
+        generation: u64,
+        /// The neighbour.
+        right: RangeDescriptor,
+        /// Where its log ends.
+        at: Applied,
+    },
 }
 
 /// What a transaction wants to know of a range that it locks.
@@ -338,6 +359,17 @@ pub enum MetaRequest {
         /// They.
         copies: u64,
     },
+    /// A range has taken others in; registers its leader, too.
+    Absorb {
+        /// What the leader has applied.
+        descriptor: RangeDescriptor,
+        /// Its term.
+        term: Term,
+        /// Its node.
+        node: NodeId,
+        /// The ranges taken in.
+        gone: Vec<RangeId>,
+    },
 }
 
 /// How a routed request ended.
@@ -385,6 +417,22 @@ pub enum InternalReply {
     Decided(Verdict),
     /// What became of a transaction, for the range that asked.
     Settled(Decision),
+    /// The range is frozen.
+    Frozen {
+        /// What it is.
+        descriptor: RangeDescriptor,
+        /// Where its log ends.
+        at: Applied,
+        /// Every replica has all of it.
+        everywhere: bool,
+    },
+    /// What a range is: of an earlier generation nothing can happen any more.
+    Stands {
+        /// Its generation.
+        generation: u64,
+        /// The ranges that it has taken in.
+        absorbed: Vec<RangeId>,
+    },
 }
 
 /// What was decided on a transaction.

@@ -6,10 +6,11 @@
 //! Invariants: changed only by applying log entries, in the same way on every replica; a range's
 //! registered term never goes back; node and range ids are never given twice.
 
+mod merging;
 mod recovery;
-
 mod transactions;
 
+pub use merging::{Merge, Merges};
 pub use recovery::{EPOCH, Remains};
 pub use transactions::{Committed, Transactions};
 
@@ -106,6 +107,7 @@ pub struct MetaState {
     moves: BTreeMap<RangeId, Move>,
     drains: BTreeMap<NodeId, DrainLease>,
     wanted: BTreeMap<RangeId, usize>,
+    merges: Merges,
 }
 
 impl MetaState {
@@ -175,6 +177,7 @@ impl MetaState {
                 Some(b'W') => {
                     state.wanted.insert(RangeId(id(key)?), read::<u64>(value)? as usize);
                 }
+                _ if state.merges.load(key, value)? => {}
                 // Also rows that every range has (descriptor, dedup, position).
                 _ => state.transactions.load(key, value)?,
             }
@@ -280,6 +283,7 @@ impl MetaState {
         hash.value(&self.moves);
         hash.value(&self.drains);
         hash.value(&self.wanted);
+        hash.value(&(self.merges.under_way(), self.merges.gone()));
         hash.finish()
     }
 
@@ -323,7 +327,7 @@ impl MetaState {
             .ranges
             .get(&descriptor.id)
             .is_none_or(|known| known.generation < descriptor.generation);
-        if newer && descriptor.id != META_RANGE {
+        if newer && descriptor.id != META_RANGE && !self.is_gone(descriptor.id) {
             self.set_range(descriptor.clone());
         }
     }
@@ -375,6 +379,10 @@ impl MetaState {
                 self.scalars_row(rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            // A late word of a range that is another's now.
+            MetaChange::Register { descriptor, .. } if self.is_gone(descriptor.id) => {
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
             MetaChange::Register { descriptor, term, node, parent, cut_off } => {
                 if let Some((parent, _)) = parent {
                     self.inherit_leases(*parent, descriptor.id, rows);
@@ -383,7 +391,7 @@ impl MetaState {
                 for child in cut_off {
                     self.inherit_leases(left, child.id, rows);
                     left = child.id;
-                    if !self.logged.contains_key(&child.id) {
+                    if !self.logged.contains_key(&child.id) && !self.is_gone(child.id) {
                         self.log_range(child, rows);
                     }
                 }
@@ -501,12 +509,30 @@ impl MetaState {
                 row::<Move>(rows, b'M', range.0, None);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            MetaChange::Checked(found) if self.is_gone(found.range) => {
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
             MetaChange::Checked(found) => {
                 self.checked(found, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::Want { range, copies } => {
                 self.want(*range, *copies as usize, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Merge(merge) => MetaAnswer::Client(match self.begin_merge(merge, rows) {
+                Ok(()) => {
+                    let message = format!("{} takes in {}", merge.left, merge.right);
+                    Ok(Response::Admin { message })
+                }
+                Err(reason) => Err(Error::Refused(reason)),
+            }),
+            MetaChange::MergeEnded(merge) => {
+                self.end_merge(merge, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Absorb { descriptor, term, node, gone } => {
+                self.absorb(descriptor, (*term, *node), gone, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
         }
@@ -609,7 +635,7 @@ impl MetaState {
     /// A range that was cut off another may hold keys of the same leases. Only the first word of
     /// it counts: later its own attachments are logged.
     fn inherit_leases(&mut self, from: RangeId, to: RangeId, rows: &mut Vec<SystemRow>) {
-        if self.registrations.contains_key(&to) {
+        if self.registrations.contains_key(&to) || self.is_gone(to) {
             return;
         }
         self.inherit_wanted(from, to, rows);

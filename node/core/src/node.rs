@@ -38,6 +38,7 @@ mod growing;
 mod leadership;
 mod lifetimes;
 mod members;
+mod merging;
 mod meta_service;
 mod moving;
 pub mod recovery;
@@ -50,6 +51,7 @@ mod watching;
 
 use checking::Checks;
 use lifetimes::Departures;
+use merging::Merging;
 use meta_service::{MetaService, Question};
 use routing::Router;
 pub(crate) use splitting::Growth;
@@ -159,6 +161,7 @@ pub struct Node {
     loopback: VecDeque<Message>,
     persist_sequence: u64,
     departures: Departures,
+    merging: Merging,
     checks: Checks,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
@@ -222,6 +225,7 @@ impl Node {
             loopback: VecDeque::new(),
             persist_sequence: 0,
             departures: Departures::default(),
+            merging: Merging::default(),
             checks: Checks::default(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
@@ -247,6 +251,7 @@ impl Node {
             }
             node.start_replica(boot, &rows)?;
         }
+        node.find_taken_in();
         node.meta_changed();
         for replica in node.replicas.values_mut() {
             // At a cold start the first in rank stands at once; the others give it time.
@@ -422,6 +427,9 @@ impl Node {
                 break;
             }
         }
+        for range in self.merging.holding() {
+            committed.entry(range).or_default();
+        }
         for (range, entries) in committed {
             self.apply(range, entries, state, &mut persist);
         }
@@ -440,6 +448,7 @@ impl Node {
             || self.service.has_changes()
             || self.session.has_unsent()
             || self.has_departures()
+            || self.has_ready_merges()
             || self.departures.has_leftovers();
         self.effects.handed_over =
             self.stopping && self.replicas.values().all(|replica| !replica.group.is_leader());

@@ -5,6 +5,8 @@
 //! [`ApplyBatch`]; the range lease is held only between seeing the own registration applied and
 //! the first sign of another term.
 
+pub mod merging;
+
 use crate::check::{Checkpoint, Fingerprint, HashTask};
 use crate::command::{Change, Decision, Entry};
 use crate::dedup::{Dedup, Seen};
@@ -18,6 +20,7 @@ use crate::key::Span;
 use crate::leaseholder::{Asker, Leaseholder};
 use crate::message::RoutedRequest;
 use crate::node::Growth;
+use merging::Merging;
 use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -87,6 +90,8 @@ pub struct AppliedEntries {
     pub meta: Vec<crate::command::MetaEntry>,
     /// Cuts, for the node.
     pub splits: Vec<Split>,
+    /// Ranges that this one took in.
+    pub merged: Vec<RangeId>,
     /// Transactions whose locks ended.
     pub resolved: Vec<RequestId>,
     /// Checkpoints, each with the number of changes in `meta` that came before it.
@@ -172,8 +177,10 @@ pub struct Replica {
     pub told_removed: BTreeSet<NodeId>,
     /// Where members are that the descriptor does not know: they wrote from there.
     pub strangers: BTreeMap<ReplicaId, NodeId>,
-    /// A raft snapshot is being pinned for these replicas.
-    pub pinning: Vec<u64>,
+    /// Raft snapshots of these keys are being pinned for these replicas.
+    pub pinning: Vec<(u64, Span)>,
+    /// Its part in merges.
+    pub merging: Merging,
     /// Ticks for which a better placed replica has been ready to lead.
     pub transfer_ticks: u32,
     /// End of this replica's log when it last gave up the lease, and the term of then.
@@ -223,6 +230,7 @@ impl Replica {
             told_removed: BTreeSet::new(),
             strangers: BTreeMap::new(),
             pinning: Vec::new(),
+            merging: Merging::default(),
             transfer_ticks: 0,
             given_up: Applied::default(),
             waiting: Vec::new(),
@@ -271,6 +279,7 @@ impl Replica {
             ),
             None => None,
         };
+        self.merging = Merging::load(rows)?;
         self.left = Self::load_left(rows)?;
         self.strangers.clear();
         self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
@@ -399,6 +408,7 @@ impl Replica {
             commands: Vec::new(),
             meta: Vec::new(),
             splits: Vec::new(),
+            merged: Vec::new(),
             resolved: Vec::new(),
             checkpoints: Vec::new(),
             own_term: false,
@@ -482,6 +492,11 @@ impl Replica {
             Entry::Split { id, key, child, generation } => {
                 self.apply_split(id, &key, child, generation, done);
             }
+            Entry::Freeze { left, generation } => self.apply_freeze(left, generation, done),
+            Entry::Thaw { generation } => self.apply_thaw(generation, done),
+            Entry::Merge { generation, right, at: _ } => {
+                self.apply_merge(generation, &right, done);
+            }
             Entry::Checkpoint(checkpoint) => {
                 let after = done.meta.len();
                 done.checkpoints.extend(self.hash_task(checkpoint).map(|task| (after, task)));
@@ -544,6 +559,8 @@ impl Replica {
         hash.value(descriptor);
         hash.value(&self.parent);
         hash.value(&self.intent);
+        hash.value(&self.merging.frozen);
+        hash.value(&self.merging.absorbed);
         hash.number(self.revision as u64);
         hash.number(self.dedup.fingerprint());
         Some(HashTask {
@@ -706,104 +723,4 @@ fn encode<T: Serialize>(value: &T) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bootstrap::{START, initial_hard_state};
-    use crate::command::Command;
-    use crate::effects::{LogReads, ReplicaBoot};
-    use crate::state::tests::Rows;
-    use raft::eraftpb::{Entry as LogEntry, HardState, Message, MessageType};
-    use std::sync::Arc;
-
-    struct NoDisk;
-
-    impl LogReads for NoDisk {
-        fn entries(&self, _: RangeId, _: Index, _: Index, _: u64) -> Vec<LogEntry> {
-            unreachable!("everything is in the cache")
-        }
-    }
-
-    /// The only voter of its range, leading it.
-    fn leader() -> Replica {
-        let voter =
-            ReplicaDescriptor { replica: ReplicaId(1), node: NodeId(1), kind: ReplicaKind::Voter };
-        let descriptor = RangeDescriptor {
-            id: RangeId(2),
-            span: Span { start: Bytes::new(), end: None },
-            generation: 1,
-            replicas: vec![voter],
-            next_replica: 2,
-        };
-        let rows: Vec<(Bytes, Bytes)> = Replica::initial_rows(&descriptor)
-            .into_iter()
-            .filter_map(|row| Some((row.key, row.value?)))
-            .collect();
-        let boot = ReplicaBoot {
-            range: descriptor.id,
-            hard_state: initial_hard_state(HardState::default()),
-            truncated: START,
-            last_index: START.index,
-            applied: START,
-            ..ReplicaBoot::default()
-        };
-        let members = Replica::load_members(&rows).expect("readable");
-        let group = Group::new(voter.replica, boot, members, Arc::new(NoDisk), 10);
-        let mut replica = Replica::new(descriptor.id, group, START, &rows).expect("readable");
-        replica.group.campaign();
-        assert!(!replica.has_settled(), "its first entry is not applied");
-        run(&mut replica);
-        replica
-    }
-
-    /// Writes, commits and applies everything there is.
-    fn run(replica: &mut Replica) {
-        while let Some(turn) = replica.group.turn(1) {
-            replica.apply(turn.committed, &Rows::default());
-            replica.group.persisted(1);
-        }
-    }
-
-    fn propose(replica: &mut Replica, revision: Revision) -> RequestId {
-        let id = RequestId { gateway: 7, sequence: revision as u64 };
-        let change = Change::Keys(Vec::new());
-        let command = Command { id, settled_below: 0, revision, change };
-        assert!(replica.group.propose(Entry::Commands(vec![command]).encode()));
-        id
-    }
-
-    /// A request of the former holding may be asked again: the next one has to know it.
-    #[test]
-    fn a_lease_begins_when_all_that_the_last_one_proposed_is_applied() {
-        let mut replica = leader();
-        assert!(replica.has_settled());
-        replica.lease = Lease::Held(replica.group.term());
-        let id = propose(&mut replica, 10);
-        replica.drop_lease();
-        assert_eq!(replica.dedup.seen(id), Seen::New);
-        assert!(!replica.has_settled());
-        run(&mut replica);
-        assert_eq!(replica.dedup.seen(id), Seen::Done(10));
-        assert!(replica.has_settled());
-    }
-
-    #[test]
-    fn proposals_that_another_leader_replaced_are_not_waited_for() {
-        let mut replica = leader();
-        let (term, applied) = (replica.group.term(), replica.applied);
-        for revision in [10, 11, 12] {
-            propose(&mut replica, revision);
-        }
-        let mut append = Message::default();
-        append.set_msg_type(MessageType::MsgAppend);
-        (append.from, append.to, append.term) = (2, 1, term + 1);
-        (append.index, append.log_term) = (applied.index, applied.term);
-        let other = LogEntry { index: applied.index + 1, term: term + 1, ..LogEntry::default() };
-        append.set_entries(vec![other].into());
-        replica.group.step(append).expect("a leader may say so");
-        run(&mut replica);
-        replica.group.campaign();
-        run(&mut replica);
-        assert_eq!(replica.applied.index, applied.index + 2);
-        assert!(replica.has_settled());
-    }
-}
+mod tests;

@@ -375,6 +375,11 @@ pub enum AdminOp {
         /// Where it is to be.
         to: NodeId,
     },
+    /// Merge a range with its right neighbour, into one.
+    Merge {
+        /// The range.
+        range: crate::ids::RangeId,
+    },
 }
 
 /// The answer to one [`Op`].

@@ -90,6 +90,8 @@ pub struct ReplicaStatus {
     pub watermark: Revision,
     /// If it leads: (node, matched index, caught up and heard of) of every voter.
     pub followers: Vec<(NodeId, u64, bool)>,
+    /// It serves nothing: it is about to be taken in by its left neighbour.
+    pub frozen: bool,
 }
 
 /// Counters since start.
@@ -119,4 +121,6 @@ pub struct Counters {
     pub checks: u64,
     /// Of these, comparisons in which not every voter took part.
     pub checks_incomplete: u64,
+    /// Ranges taken in by replicas of this node.
+    pub merges: u64,
 }

@@ -139,7 +139,11 @@ impl Leaseholder {
                 out.refuse_lock(other.asker);
                 false
             }
-            Work::Lock(_) | Work::Op(_) | Work::RevokeLease(_) | Work::Cut { .. } => true,
+            Work::Lock(_)
+            | Work::Op(_)
+            | Work::RevokeLease(_)
+            | Work::Cut { .. }
+            | Work::Change(_) => true,
         });
     }
 

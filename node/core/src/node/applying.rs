@@ -25,6 +25,7 @@ impl Node {
         state: &dyn StateReads,
         persist: &mut Persist,
     ) {
+        let entries = self.hold_merges(range, entries);
         if entries.is_empty() {
             return;
         }
@@ -72,6 +73,11 @@ impl Node {
         let cut = !done.splits.is_empty();
         for split in done.splits {
             self.split_applied(range, split, persist);
+        }
+        for right in done.merged {
+            let index = self.replicas.get(&range).map_or(0, |left| left.applied.index);
+            self.taken_in(range, right, index);
+            self.counters.merges += 1;
         }
         if done.changed {
             self.descriptor_changed(range, cut);
@@ -159,7 +165,11 @@ impl Node {
     /// A cut whose turn has come: nothing is under way in the range.
     pub(super) fn propose_cut(&mut self, range: RangeId, asked: Asked) {
         let Asked { asker, id, work, .. } = asked;
-        let Work::Cut { key, child } = work else { unreachable!("only cuts are put there") };
+        let (key, child) = match work {
+            Work::Cut { key, child } => (key, child),
+            Work::Change(entry) => return self.propose_change(range, asker, &entry),
+            _ => unreachable!("only these are put there"),
+        };
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = &replica.descriptor else { return };
         if !descriptor.span.contains(&key) || descriptor.span.start == key {
@@ -259,11 +269,11 @@ impl Node {
     pub(super) fn snapshot_wanted(&mut self, range: RangeId, to: ReplicaId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = &replica.descriptor else { return };
-        if replica.pinning.contains(&to.0) {
+        if replica.pinning.iter().any(|(waiting, _)| *waiting == to.0) {
             return;
         }
-        replica.pinning.push(to.0);
         let span = descriptor.span.clone();
+        replica.pinning.push((to.0, span.clone()));
         self.effects.snapshots.push(SnapshotEffect::Build { range, to, span });
     }
 
@@ -274,11 +284,16 @@ impl Node {
         applied: Option<Applied>,
     ) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        replica.pinning.retain(|waiting| *waiting != to.0);
+        let pinned = replica.pinning.iter().position(|(waiting, _)| *waiting == to.0);
+        let Some((_, pinned)) = pinned.map(|place| replica.pinning.remove(place)) else { return };
         let Some(applied) = applied else { return };
         let mut snapshot = Snapshot::default();
         // Of that position, not of now.
         let Some((members, descriptor)) = replica.shape_at(applied.index) else { return };
+        // It has taken in another since it was asked for: some keys are missing.
+        if descriptor.is_some_and(|descriptor| !pinned.covers(&descriptor.span)) {
+            return;
+        }
         let metadata = snapshot.mut_metadata();
         metadata.index = applied.index;
         metadata.term = applied.term;
@@ -310,18 +325,8 @@ impl Node {
                 && range != META_RANGE
                 && span.overlaps(&descriptor.span)
         });
-        let overlaps = occupied
-            || coming
-            || self.replicas.values().any(|other| {
-                other.range != range
-                    && other.range != META_RANGE
-                    && range != META_RANGE
-                    && other
-                        .descriptor
-                        .as_ref()
-                        .is_some_and(|own| own.span.overlaps(&descriptor.span))
-            });
-        if overlaps {
+        let others = self.overlapping(range, &descriptor.span);
+        if occupied || coming || !self.replaces(range, &others) {
             // An older neighbour has still to apply its own cut, or to go: the sender will try again.
             return;
         }
@@ -335,7 +340,14 @@ impl Node {
 
     pub(super) fn install_snapshot(&mut self, range: RangeId, snapshot: &Snapshot) {
         let Some((staged, descriptor)) = self.staged.remove(&range) else { return };
-        let Some(replica) = self.replicas.get(&range) else { return };
+        let index = snapshot.get_metadata().index;
+        for other in self.overlapping(range, &descriptor.span) {
+            if self.replaces(range, &[other]) {
+                self.taken_in(range, other, index);
+            }
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        replica.merging.held.clear();
         self.installing.insert(range, descriptor.span.clone());
         let metadata = snapshot.get_metadata();
         let mut clear = vec![descriptor.span];

@@ -357,6 +357,7 @@ impl Node {
         let sure = leads
             && replica.lease == Lease::None
             && replica.has_settled()
+            && replica.merging.frozen.is_none()
             // Or the directory would forget members that still count.
             && !replica.group.is_joint()
             && !replica.group.is_transferring();
@@ -386,21 +387,34 @@ impl Node {
         replica.lease = Lease::Registering(term);
         self.counters.elections += 1;
         let parent = replica.parent;
+        let gone = self.not_known_gone(range);
         let cut_off = self.cut_off(&descriptor);
         let known = self.meta.registration(range).is_some_and(|known| {
             known.term == term && known.node == node && known.generation >= generation
         });
         // A range that was cut off may have registered, and this one's generation with it, before
         // the directory knows another that was cut off earlier.
-        if known && cut_off.is_empty() {
+        if known && cut_off.is_empty() && gone.is_empty() {
             return self.lease_held(range);
         }
-        let request = MetaRequest::Register { descriptor, term, node, parent, cut_off };
+        let request = if gone.is_empty() {
+            MetaRequest::Register { descriptor, term, node, parent, cut_off }
+        } else {
+            MetaRequest::Absorb { descriptor, term, node, gone }
+        };
         self.internal_request(
             super::routing::Owner::Register(range),
             META_RANGE,
             RangeRequest::Meta(request),
         );
+    }
+
+    /// Ranges that this one has taken in and the directory still knows. They must be gone there before
+    /// this range serves: whoever led them may ask the sequencer until then.
+    fn not_known_gone(&self, range: RangeId) -> Vec<RangeId> {
+        let Some(replica) = self.replicas.get(&range) else { return Vec::new() };
+        let absorbed = replica.merging.absorbed.iter().copied();
+        absorbed.filter(|other| !self.meta.is_gone(*other)).collect()
     }
 
     /// Ranges on this node that were cut off `descriptor` (or off those) and that the directory

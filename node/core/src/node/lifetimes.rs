@@ -62,6 +62,12 @@ impl Departures {
         !self.leftovers.is_empty()
     }
 
+    /// The log of this replica ends with the write of that number; then these keys go.
+    pub fn end(&mut self, range: RangeId, replica: ReplicaId, ending: (u64, Vec<Span>)) {
+        self.ending.insert(range, ending);
+        self.graves.insert(range, replica);
+    }
+
     /// True while rows of a range, or keys in `span`, wait for the end of a log.
     pub fn occupies(&self, range: RangeId, span: &Span) -> bool {
         self.ending
@@ -81,8 +87,10 @@ impl Node {
                 .get(&range)
                 .and_then(|descriptor| descriptor.replica(replica))
                 .is_some_and(|found| found.node == self.config.node);
-        let gone =
-            self.departures.includes(range, replica) || self.departures.ending.contains_key(&range);
+        let gone = self.departures.includes(range, replica)
+            || self.departures.ending.contains_key(&range)
+            || self.merging.is_ending(range)
+            || self.meta.is_gone(range);
         if !known || gone || self.comes_back(range) {
             return;
         }
@@ -128,8 +136,11 @@ impl Node {
     /// for their votes, and the directory as this node knows it may be older than the change: made
     /// again, with an empty log, such a replica would vote for anybody.
     pub(super) fn remove_doomed(&mut self) {
+        self.end_taken_in();
         for (range, span) in std::mem::take(&mut self.departures.leftovers) {
-            self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear: vec![span] });
+            // Another range may have them by now.
+            let clear = self.unowned(&span);
+            self.effects.snapshots.push(SnapshotEffect::Destroy { range, clear });
         }
         let mut writes = Vec::new();
         for (range, removed) in std::mem::take(&mut self.departures.doomed) {
@@ -140,9 +151,10 @@ impl Node {
                     self.departures.doomed.insert(range, removed);
                     continue;
                 }
-                let clear = replica.descriptor.iter().map(|own| own.span.clone()).collect();
+                let span = replica.descriptor.as_ref().map(|own| own.span.clone());
                 self.lease_lost(range);
                 self.replicas.remove(&range);
+                let clear = span.map_or_else(Vec::new, |span| self.unowned(&span));
                 self.departures.ending.insert(range, (self.persist_sequence + 1, clear));
                 write.destroy = true;
             }
@@ -214,6 +226,9 @@ impl Node {
 
     /// Replicas that were removed while nobody could tell them ask those who know.
     pub(super) fn ask_removed(&mut self) {
+        for (range, replica) in self.stranded() {
+            self.tombstone(range, replica);
+        }
         let mut questions = Vec::new();
         for (range, own) in &self.replicas {
             let Some(newest) = self.newest_descriptor(*range) else { continue };

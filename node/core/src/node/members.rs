@@ -238,6 +238,10 @@ impl Node {
             (None, _) if let Some(Move { from, to }) = self.move_step(range) => {
                 step(Some(to), Some(from))
             }
+            // Two are to merge: the copies of one go where those of the other are.
+            (None, _) if let Some(Move { from, to }) = self.together_step(range) => {
+                step(Some(to), Some(from))
+            }
             // Nobody is gone (any more): the copy goes on if it makes things more even.
             (None, Some(begun)) => {
                 let leader = self.meta.registration(range.id)?.node;
@@ -306,6 +310,7 @@ impl Node {
         ranges
             .filter(|range| {
                 range.replica_on(target).is_none()
+                    && self.meta.merges().of(range.id).is_none()
                     && range.voters().all(|voter| self.answers(voter.node))
             })
             .filter_map(|range| {

@@ -247,6 +247,10 @@ impl Node {
                 };
                 self.change_for(asker, id, MetaChange::Announce(record));
             }
+            MetaRequest::Absorb { descriptor, term, node, gone } => {
+                let change = MetaChange::Absorb { descriptor, term, node, gone };
+                self.change_for(asker, id, change);
+            }
             MetaRequest::AllocateRange => self.change_for(asker, id, MetaChange::AllocateRange),
             request @ MetaRequest::Commit { .. } => self.serve_commit(asker, id, request),
             MetaRequest::Settle { txn, range } => {
@@ -310,6 +314,10 @@ impl Node {
                     }
                 }
             }
+            Request::Admin(AdminOp::Merge { range }) => match self.may_merge(range) {
+                Ok(merge) => self.change_for(asker, id, MetaChange::Merge(merge)),
+                Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
+            },
             Request::Admin(AdminOp::Reprotect { node, operation, epoch }) => {
                 match self.may_reprotect(node) {
                     Ok(()) => {
@@ -365,6 +373,14 @@ impl Node {
                 if self.stopping {
                     self.hand_over_all();
                 }
+            }
+            MetaChange::Absorb { descriptor, .. } => {
+                let range = descriptor.id;
+                if let Some(registered) = self.meta.registration(range) {
+                    self.range_moved(range, registered.node);
+                    self.watch_range_moved(range, registered.node);
+                }
+                self.retry_waiting();
             }
             MetaChange::LeaseAttach { id, range } => self.sequencer.attached(*id, *range),
             MetaChange::LeaseGrant { id, ttl } if self.sequencer.is_active() => {
@@ -595,6 +611,7 @@ impl Node {
         }
         self.expire_drains();
         self.plan_members();
+        self.merging_tick();
         self.sweep();
         let now = self.now;
         let due: Vec<LeaseId> = self

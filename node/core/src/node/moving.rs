@@ -53,6 +53,9 @@ impl Node {
         if descriptor.replica_on(to).is_some() {
             return Err(format!("{to} has a copy of {range} already"));
         }
+        if self.meta.merges().of(range).is_some() {
+            return Err(format!("{range} takes part in a merge: try again when it is done"));
+        }
         let changing = descriptor.replicas.iter().any(|other| other.kind == ReplicaKind::Learner);
         if changing || own.kind == ReplicaKind::Learner || self.meta.moves().contains_key(&range) {
             return Err(format!(

@@ -12,6 +12,7 @@ use crate::ids::{META_RANGE, NodeId, RangeId, RequestId, Revision};
 use crate::key::Span;
 use crate::leaseholder::Asker;
 use crate::message::{InternalReply, Message, MetaRequest, Outcome, RangeRequest, RoutedRequest};
+use crate::meta::Merge;
 use crate::read::{Origin, ReadTask, ReadWork};
 use crate::replica::Replica;
 use crate::request::{AdminOp, Op, Request, Response};
@@ -66,6 +67,8 @@ pub(super) enum Owner {
     Settle(RangeId, RequestId),
     /// The end of a lock, asked for by the meta range's leader.
     Sweep(RequestId, RangeId),
+    /// A step of a merge.
+    Merging(Merge),
     /// Nobody waits.
     Nobody,
 }
@@ -205,6 +208,7 @@ impl Router {
             | Owner::Resolve(..)
             | Owner::Settle(..)
             | Owner::Sweep(..)
+            | Owner::Merging(_)
             | Owner::Nobody => None,
         }
     }
@@ -282,6 +286,7 @@ impl Node {
             | AdminOp::Undrain { .. }
             | AdminOp::Leave { .. }
             | AdminOp::Move { .. }
+            | AdminOp::Merge { .. }
             | AdminOp::DrainFor { .. }
             | AdminOp::Reprotect { .. }) => self.enqueue(
                 Owner::Client(token),
@@ -439,6 +444,7 @@ impl Node {
     }
 
     fn prepare(&mut self, sequence: u64) -> Option<(NodeId, RoutedRequest)> {
+        self.follow_merge(sequence);
         let settled_below = self.router.settled_below();
         let id = self.request_id(sequence);
         let pending = self.router.pending.get(&sequence)?;
@@ -476,6 +482,31 @@ impl Node {
             body = RangeRequest::KvAgain(op);
         }
         Some((target, RoutedRequest { token: pending.token, range, id, settled_below, body }))
+    }
+
+    /// What is asked of a range that is gone goes to the one that took it in, or has ended.
+    fn follow_merge(&mut self, sequence: u64) {
+        let Some(pending) = self.router.pending.get_mut(&sequence) else { return };
+        let Place::Range(range) = &mut pending.place else { return };
+        let Some(into) = self.meta.merges().way(*range).last() else { return };
+        match &pending.body {
+            RangeRequest::RevokeLease { .. } | RangeRequest::LeaseKeys { .. } => *range = into,
+            // No lock stood when it was frozen: whatever was decided was carried out, or has no part
+            // in it.
+            RangeRequest::Resolve { .. } => {
+                if let Some(pending) = self.router.remove(sequence) {
+                    let (owner, deadline) = (pending.owner, pending.deadline);
+                    self.finish_internal(owner, deadline, InternalReply::Ok);
+                }
+            }
+            RangeRequest::Lock { .. } => self.start_over(sequence),
+            _ => {
+                let error = Error::Refused(format!("{range} is a part of {into} now"));
+                if let Some(pending) = self.router.remove(sequence) {
+                    self.finish(pending.owner, Err(error));
+                }
+            }
+        }
     }
 
     /// The node that should serve a range, as far as this gateway knows.
@@ -520,6 +551,11 @@ impl Node {
         };
         if let RangeRequest::Transfer { to } = request.body {
             return self.serve_transfer(asker, range, to);
+        }
+        if let RangeRequest::Freeze { .. } | RangeRequest::Thaw { .. } | RangeRequest::Merge { .. } =
+            request.body
+        {
+            return self.serve_merging(asker, request, state);
         }
         let serves =
             if range == META_RANGE { self.sequencer.is_active() } else { replica.holds_lease() };
@@ -604,7 +640,12 @@ impl Node {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
             }
             RangeRequest::Check => self.serve_check(asker, range),
-            RangeRequest::Stale(_) | RangeRequest::Transfer { .. } | RangeRequest::Meta(_) => {
+            RangeRequest::Stale(_)
+            | RangeRequest::Transfer { .. }
+            | RangeRequest::Freeze { .. }
+            | RangeRequest::Thaw { .. }
+            | RangeRequest::Merge { .. }
+            | RangeRequest::Meta(_) => {
                 self.out.misrouted(asker, Misrouted::NoReplica);
             }
         }
@@ -748,6 +789,7 @@ impl Node {
             Owner::Resolve(transaction, part) => self.send_resolve(transaction, part),
             Owner::Sweep(txn, range) => self.sweep_range(txn, range),
             Owner::Cut(range, _) | Owner::CutAt(range) => self.cut_ended(range),
+            Owner::Merging(merge) => self.merging_failed(merge),
             // Whoever needs it asks again.
             Owner::Settle(..) | Owner::Register(_) | Owner::Nobody => {}
         }
@@ -775,6 +817,7 @@ impl Node {
                 let sequence = self.enqueue(Owner::Client(token), Place::Key(key), body, deadline);
                 self.dispatch_remote_or_loop(sequence);
             }
+            (Owner::Merging(merge), reply) => self.merging_answered(merge, reply),
             (Owner::Client(token), InternalReply::Joined { cluster, node, peers }) => {
                 let peers: Vec<String> =
                     peers.iter().map(|(id, address)| format!("{}={address}", id.0)).collect();

@@ -102,6 +102,7 @@ impl Node {
             size: replica.growth.size.map(|size| size + replica.growth.written),
             watermark: replica.leaseholder.watermark().max(replica.revision),
             followers,
+            frozen: replica.merging.frozen.is_some(),
         }
     }
 }

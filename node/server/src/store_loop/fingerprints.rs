@@ -110,6 +110,7 @@ mod tests {
             size: None,
             watermark: 20,
             followers: Vec::new(),
+            frozen: false,
         };
         Status { revision: 20, compacted: 10, replicas: vec![replica], ..Status::default() }
     }

@@ -4,6 +4,7 @@
 use super::{Invariant, Nodes, Sight};
 use holdfast_core::command::Entry;
 use holdfast_core::effects::LogReads;
+use holdfast_core::replica::merging::absorbed_in;
 use holdfast_core::ids::{Index, RangeId, Revision, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ pub struct QuorumDurable {
     quorum: usize,
     places: BTreeMap<Revision, (RangeId, Index, Term)>,
     looked: BTreeMap<RangeId, Index>,
+    /// Ranges that another took in: every replica had all of their logs, and they go.
+    merged: BTreeSet<RangeId>,
     /// Found durable before: what is durable stays so, or log matching fails.
     settled: BTreeSet<Revision>,
 }
@@ -24,6 +27,7 @@ impl QuorumDurable {
             quorum: copies / 2 + 1,
             places: BTreeMap::new(),
             looked: BTreeMap::new(),
+            merged: BTreeSet::new(),
             settled: BTreeSet::new(),
         }
     }
@@ -47,6 +51,7 @@ impl Invariant for QuorumDurable {
                 }
                 *looked = batch.applied.index;
                 let log = &nodes[node].log;
+                self.merged.extend(batch.system.iter().flat_map(absorbed_in));
                 for entry in log.entries(batch.range, from, batch.applied.index + 1, u64::MAX) {
                     let Ok(Entry::Commands(commands)) = Entry::decode(&entry.data) else {
                         continue;
@@ -63,7 +68,7 @@ impl Invariant for QuorumDurable {
                 let Some((range, index, term)) = self.places.get(&revision).copied() else {
                     return Ok(());
                 };
-                if self.settled.contains(&revision) {
+                if self.settled.contains(&revision) || self.merged.contains(&range) {
                     return Ok(());
                 }
                 let holders = nodes
