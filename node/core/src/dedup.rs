@@ -175,4 +175,24 @@ mod tests {
         assert_eq!(loaded.seen(id(3)), Seen::Done(12));
         assert_eq!(loaded.seen(id(2)), Seen::Stale);
     }
+
+    /// A request that either of two ranges has carried out is known to what they become.
+    #[test]
+    fn a_table_takes_in_another() {
+        let id = |gateway, sequence| RequestId { gateway, sequence };
+        let (mut left, mut right) = (Dedup::default(), Dedup::default());
+        left.record(id(7, 5), 4, 10);
+        right.record(id(7, 3), 1, 9);
+        right.record(id(7, 6), 1, 12);
+        right.record(id(8, 1), 1, 13);
+        left.take_rows(&mut Vec::new());
+        left.absorb(&right);
+        assert_eq!(left.seen(id(7, 5)), Seen::Done(10));
+        assert_eq!(left.seen(id(7, 6)), Seen::Done(12));
+        assert_eq!(left.seen(id(8, 1)), Seen::Done(13));
+        assert_eq!(left.seen(id(7, 3)), Seen::Stale, "settled, as the other range has heard");
+        let mut rows = Vec::new();
+        left.take_rows(&mut rows);
+        assert_eq!(rows.len(), 2);
+    }
 }

@@ -587,7 +587,9 @@ impl Leaseholder {
                         OpResult::Delete { deleted: mutations.len() as i64, prev_kvs: Vec::new() };
                     out.done(asker, Ok(Response::Kv { revision, result }));
                 }
-                (Work::Lock(_) | Work::Cut { .. } | Work::Change(_), _) => unreachable!("it is no command"),
+                (Work::Lock(_) | Work::Cut { .. } | Work::Change(_), _) => {
+                    unreachable!("it is no command")
+                }
                 (Work::Op(op), None) => {
                     let (op, compacted) = (op.clone(), view.compacted);
                     out.reads.push((asker, ReadWork::Replay { op, revision, compacted }));

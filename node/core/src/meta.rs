@@ -6,6 +6,7 @@
 //! Invariants: changed only by applying log entries, in the same way on every replica; a range's
 //! registered term never goes back; node and range ids are never given twice.
 
+mod divergences;
 mod merging;
 mod recovery;
 mod transactions;
@@ -521,10 +522,7 @@ impl MetaState {
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::Merge(merge) => MetaAnswer::Client(match self.begin_merge(merge, rows) {
-                Ok(()) => {
-                    let message = format!("{} takes in {}", merge.left, merge.right);
-                    Ok(Response::Admin { message })
-                }
+                Ok(()) => Ok(Response::Merging { left: merge.left, right: merge.right }),
                 Err(reason) => Err(Error::Refused(reason)),
             }),
             MetaChange::MergeEnded(merge) => {
@@ -595,41 +593,6 @@ impl MetaState {
         if self.drains.remove(&node).is_some() {
             row::<DrainLease>(rows, b'E', node.0, None);
         }
-    }
-
-    /// Replicas of a range differ, or do not any more: the alarm of their nodes follows.
-    fn checked(&mut self, found: &Divergence, rows: &mut Vec<SystemRow>) {
-        let range = found.range;
-        let before = self.divergences.remove(&range);
-        for old in before.iter().flat_map(|before| &before.replicas) {
-            let still = self.divergences.values().flat_map(|other| &other.replicas);
-            if !still.into_iter().any(|other| other.node == old.node) {
-                self.scalars.alarms.remove(&(old.node, AlarmKind::Corrupt));
-            }
-        }
-        if found.replicas.is_empty() {
-            row::<Divergence>(rows, b'D', range.0, None);
-        } else {
-            let alarms = found.replicas.iter().map(|own| (own.node, AlarmKind::Corrupt));
-            self.scalars.alarms.extend(alarms);
-            row(rows, b'D', range.0, Some(found));
-            self.divergences.insert(range, found.clone());
-        }
-        self.scalars_row(rows);
-    }
-
-    /// Whoever disarms the alarm has taken notice: what no node has an alarm for is forgotten, until
-    /// the next check finds it again.
-    fn forgive(&mut self, rows: &mut Vec<SystemRow>) {
-        let alarms = &self.scalars.alarms;
-        self.divergences.retain(|range, divergence| {
-            let mut nodes = divergence.replicas.iter().map(|own| own.node);
-            let keep = nodes.any(|node| alarms.contains(&(node, AlarmKind::Corrupt)));
-            if !keep {
-                row::<Divergence>(rows, b'D', range.0, None);
-            }
-            keep
-        });
     }
 
     /// A range that was cut off another may hold keys of the same leases. Only the first word of

@@ -489,4 +489,11 @@ pub enum Response {
         /// What came of it.
         report: Box<crate::check::CheckReport>,
     },
+    /// A range is to be taken in by its left neighbour.
+    Merging {
+        /// The neighbour.
+        left: crate::ids::RangeId,
+        /// The range.
+        right: crate::ids::RangeId,
+    },
 }

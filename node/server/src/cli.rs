@@ -21,7 +21,9 @@ pub use security::ClientSecurity;
 use crate::config::{ServeArgs, expand_config_file};
 use crate::dev::DevArgs;
 use crate::{dev, serve};
-use admin::{DrainArgs, MoveArgs, RangesArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs};
+use admin::{
+    DrainArgs, MergeArgs, MoveArgs, RangesArgs, ReprotectArgs, SplitArgs, TransferArgs, UndrainArgs,
+};
 use check::CheckArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
@@ -128,6 +130,9 @@ enum Command {
     /// Move one copy of a range to another node
     #[command(after_help = MOVE_HELP)]
     Move(MoveArgs),
+    /// Merge a range with its right neighbour, into one
+    #[command(after_help = MERGE_HELP)]
+    Merge(MergeArgs),
     /// Give up a majority that is gone for good: make one stopped node the whole cluster
     #[command(after_help = recover::AFTER_HELP)]
     Recover(RecoverArgs),
@@ -147,6 +152,14 @@ Example:
 A copy is made on the new node; when it has everything, it takes the place of the old one in one step.
 Refused, with the reason, if that cannot be done now, or if the cluster would move a copy back to
 even nodes out. `ranges` shows it under way.";
+
+const MERGE_HELP: &str = "\
+Example:
+  holdfast-node merge --range 3 --wait
+
+The right neighbour serves nothing for some tenths of a second; its requests wait. Copies are brought to
+the same nodes first, if they are not. Refused, with the reason, if that cannot be done now; called off
+by itself, with both ranges as before, if it does not come about in five seconds.";
 
 const REPROTECT_HELP: &str = "\
 Example:
@@ -195,6 +208,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Drain(args) => admin::drain(args),
         Command::Undrain(args) => admin::undrain(args),
         Command::Move(args) => admin::move_copy(args),
+        Command::Merge(args) => admin::merge(args),
         Command::Reprotect(args) => admin::reprotect(args),
         Command::Recover(args) => recover::run(args),
     }

@@ -83,12 +83,20 @@ pub fn equal(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Is no range locked by a transaction?
+/// Is no range locked by a transaction, or about to be taken in by another, and nothing left of one
+/// that was?
 ///
 /// # Errors
 /// Says which is.
 pub fn free(world: &World) -> Result<(), String> {
     for status in statuses(world)? {
+        let known = |range| status.ranges.iter().any(|known| known.descriptor.id == range);
+        if let Some(replica) = status.replicas.iter().find(|replica| !known(replica.range)) {
+            return Err(format!("{} is gone, and has a copy on {}", replica.range, status.node));
+        }
+        if let Some(replica) = status.replicas.iter().find(|replica| replica.frozen) {
+            return Err(format!("{} is frozen on {}", replica.range, status.node));
+        }
         if let Some(replica) = status.replicas.iter().find(|replica| replica.locked) {
             return Err(format!("{} is locked on {}", replica.range, status.node));
         }

@@ -159,10 +159,19 @@ impl Nemesis {
         };
     }
 
+    /// Two neighbours are to become one.
+    pub fn merge(world: &mut World) {
+        let count = world.nodes().len() as u64;
+        let gateway = NodeId(world.rng().random_range(1..=count));
+        let known = world.status(gateway).map_or_else(Vec::new, |status| status.ranges);
+        let range = known.choose(world.rng()).map_or(META_RANGE, |range| range.descriptor.id);
+        world.request(gateway, 2_000, Request::Admin(AdminOp::Merge { range }));
+    }
+
     fn administer(world: &mut World, gateway: NodeId) {
         let count = world.nodes().len() as u64;
         let node = NodeId(world.rng().random_range(1..=count));
-        let op = match world.rng().random_range(0..15) {
+        let op = match world.rng().random_range(0..12) {
             0 | 1 => {
                 let key = *["k1", "k2", "k4", "k5/2", "k7", "k8", "k9"]
                     .choose(world.rng())
@@ -186,11 +195,6 @@ impl Nemesis {
                 let range = RangeId(world.rng().random_range(2..=5));
                 let to = NodeId(world.rng().random_range(1..=count));
                 AdminOp::Move { range, from: node, to }
-            }
-            12..=14 => {
-                let known = world.status(gateway).map_or_else(Vec::new, |status| status.ranges);
-                let range = known.choose(world.rng()).map_or(META_RANGE, |range| range.descriptor.id);
-                AdminOp::Merge { range }
             }
             7 => AdminOp::Check { range: RangeId(world.rng().random_range(1..=4)) },
             _ => {

@@ -122,7 +122,8 @@ pub fn header(response: &Response) -> Option<Revision> {
         | Response::LeaseList { .. }
         | Response::Alarm { .. }
         | Response::Admin { .. }
-        | Response::Check { .. } => None,
+        | Response::Check { .. }
+        | Response::Merging { .. } => None,
     }
 }
 

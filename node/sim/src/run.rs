@@ -26,6 +26,7 @@ const SHAPE: u64 = 0x5eed;
 
 const WATCHER_TIMERS: u64 = 1 << 20;
 const NEMESIS_TIMER: u64 = 1 << 21;
+const MERGE_TIMER: u64 = 1 << 22;
 
 /// After the last fault, every range has a leader within this. Five elections, and the time that
 /// a request sent to nowhere takes to be sent again.
@@ -44,6 +45,8 @@ pub struct Plan {
     pub steps_max: u64,
     /// No faults.
     pub calm: bool,
+    /// Longest pause between two merges that are asked for; 0 is none.
+    pub merges_ms: Millis,
 }
 
 impl Plan {
@@ -66,7 +69,8 @@ impl Plan {
         options.split_bytes = *[0, 0, 100, 1_000].choose(&mut rng).expect("not empty");
         options.check_every_ms = 2_000;
         options.election_ms = *[1000, 1000, 500].choose(&mut rng).expect("not empty");
-        Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false }
+        let merges_ms = *[0, 500, 500, 3_000].choose(&mut rng).expect("not empty");
+        Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false, merges_ms }
     }
 }
 
@@ -99,6 +103,7 @@ struct Run {
     watchers: Watchers,
     nemesis: Nemesis,
     replicas: usize,
+    merges_ms: Millis,
 }
 
 /// Runs a plan; a panic of the core (or of the world) is a violation too.
@@ -136,8 +141,12 @@ pub fn run(plan: Plan) -> Report {
         watchers: Watchers::new(WATCHERS, WATCHER_TIMERS),
         nemesis: Nemesis::new(temper, NEMESIS_TIMER),
         replicas,
+        merges_ms: plan.merges_ms,
         world,
     };
+    if plan.merges_ms > 0 {
+        run.world.timer(plan.merges_ms, MERGE_TIMER);
+    }
     let mut violation = run.all(plan.chaos_ms, plan.steps_max).err();
     if violation.is_none() {
         violation = run.workload.oracle.judge(&run.world.checks.history).err();
@@ -292,6 +301,12 @@ impl Run {
                 watchers.crashed(node, &mut workload.oracle, world);
             }
             Happening::Timer(NEMESIS_TIMER) => nemesis.due(world),
+            Happening::Timer(MERGE_TIMER) if nemesis.stopped => {}
+            Happening::Timer(MERGE_TIMER) => {
+                let after = world.rng().random_range(1..=self.merges_ms);
+                world.timer(after, MERGE_TIMER);
+                Nemesis::merge(world);
+            }
             Happening::Timer(name) if name >= WATCHER_TIMERS => {
                 let seen = workload.seen();
                 let watcher = (name - WATCHER_TIMERS) as usize;

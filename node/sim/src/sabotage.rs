@@ -25,11 +25,15 @@ pub enum Sabotage {
     HalfTransaction,
     /// A node loses a row that it had.
     LostRow,
+    /// A range that is about to be taken in by another serves again.
+    ThawedMerge,
+    /// Copies of a range that is to be taken in are said to have everything when they have not.
+    HastyMerge,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::EarlyPersisted,
         Self::BoughtVotes,
         Self::GrantTwice,
@@ -41,5 +45,7 @@ impl Sabotage {
         Self::DoubleRequest,
         Self::HalfTransaction,
         Self::LostRow,
+        Self::ThawedMerge,
+        Self::HastyMerge,
     ];
 }

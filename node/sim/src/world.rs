@@ -203,6 +203,8 @@ pub struct Coverage {
     pub dropped: u64,
     /// Replicas hashed for consistency checks.
     pub hashes: u64,
+    /// Ranges taken in by others, counted on each node.
+    pub merges: u64,
 }
 
 /// See the module.

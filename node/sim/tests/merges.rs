@@ -4,9 +4,7 @@
 use bytes::Bytes;
 use holdfast_core::error::Error;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
-use holdfast_core::request::{
-    AdminOp, Op, OpResult, PutOp, RangeOp, Request, Response,
-};
+use holdfast_core::request::{AdminOp, Op, OpResult, PutOp, RangeOp, Request, Response};
 use holdfast_core::status::Status;
 use holdfast_sim::world::{Happening, Options, World};
 

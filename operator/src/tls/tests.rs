@@ -201,6 +201,12 @@ mod fake {
         ) -> Result<Response<pb::CheckReply>, Status> {
             no()
         }
+        async fn merge(
+            &self,
+            _: Request<pb::MergeRequest>,
+        ) -> Result<Response<pb::MergeReply>, Status> {
+            no()
+        }
         async fn r#move(
             &self,
             _: Request<pb::MoveRequest>,

@@ -182,3 +182,79 @@ impl MetaState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{MetaChange, MetaEntry};
+    use crate::ids::{META_RANGE, RequestId};
+    use crate::key::Span;
+    use bytes::Bytes;
+
+    fn range(id: u64, start: &'static str, end: &'static str) -> RangeDescriptor {
+        let span = Span {
+            start: Bytes::from_static(start.as_bytes()),
+            end: (!end.is_empty()).then(|| Bytes::from_static(end.as_bytes())),
+        };
+        RangeDescriptor {
+            id: RangeId(id),
+            span,
+            generation: 1,
+            replicas: Vec::new(),
+            next_replica: 1,
+        }
+    }
+
+    fn apply(meta: &mut MetaState, rows: &mut Vec<SystemRow>, change: MetaChange) {
+        meta.apply(&MetaEntry { id: RequestId::default(), change }, rows);
+    }
+
+    fn registered(descriptor: RangeDescriptor, term: Term) -> MetaChange {
+        let (parent, cut_off) = (None, Vec::new());
+        MetaChange::Register { descriptor, term, node: NodeId(1), parent, cut_off }
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone() {
+        let ranges = vec![
+            RangeDescriptor { id: META_RANGE, ..range(1, "", "") },
+            range(2, "", "m"),
+            range(3, "m", ""),
+        ];
+        let mut meta = MetaState::initial(1, Vec::new(), ranges);
+        let mut rows = meta.all_rows();
+        apply(&mut meta, &mut rows, registered(range(3, "m", ""), 5));
+        apply(&mut meta, &mut rows, MetaChange::LeaseGrant { id: 9, ttl: 10 });
+        apply(&mut meta, &mut rows, MetaChange::LeaseAttach { id: 9, range: RangeId(3) });
+        let merge = Merge { left: RangeId(2), right: RangeId(3), generations: Some((1, 1)) };
+        apply(&mut meta, &mut rows, MetaChange::Merge(merge));
+        assert_eq!(meta.merges().of(RangeId(3)), Some(&merge));
+        let whole = RangeDescriptor { generation: 2, ..range(2, "", "") };
+        let absorb = MetaChange::Absorb {
+            descriptor: whole.clone(),
+            term: 7,
+            node: NodeId(1),
+            gone: vec![RangeId(3)],
+        };
+        apply(&mut meta, &mut rows, absorb);
+        // Late words of its leader, and of the other's from before.
+        apply(&mut meta, &mut rows, registered(range(3, "m", ""), 6));
+        apply(&mut meta, &mut rows, registered(range(2, "", "m"), 7));
+        meta.learn(&range(3, "m", ""));
+        let mut kept = BTreeMap::new();
+        for row in rows {
+            kept.insert(row.key, row.value);
+        }
+        let kept = kept.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+        let loaded = MetaState::load(kept.map(|(key, value)| (key.as_ref(), value.as_ref())));
+        for meta in [&meta, &loaded.expect("readable")] {
+            assert!(meta.is_gone(RangeId(3)) && meta.merges().under_way().is_empty());
+            assert_eq!(meta.registration(RangeId(3)), None, "nobody may serve it");
+            assert_eq!(meta.registration(RangeId(2)).map(|held| held.generation), Some(2));
+            assert_eq!(meta.range_of(b"x"), Some(&whole));
+            assert_eq!(meta.ranges_in(&Span::all()), std::slice::from_ref(&whole));
+            assert!(meta.leases()[&9].ranges.iter().eq([&RangeId(2)]));
+            assert!(meta.merges().way(RangeId(3)).eq([RangeId(2)]));
+        }
+    }
+}

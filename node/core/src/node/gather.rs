@@ -198,6 +198,8 @@ impl Node {
             && let Some(mut done) = self.router.collects.remove(&number)
         {
             done.keys.sort();
+            // Of ranges that were merged, the same one may have answered for both.
+            done.keys.dedup();
             self.outcome(
                 done.asker,
                 Outcome::Done(Ok(Response::LeaseTimeToLive {

@@ -569,6 +569,3 @@ fn is_everywhere(replica: &Replica, own: &RangeDescriptor, index: Index) -> bool
             known.next().is_some_and(|(_, matched, ..)| *matched >= index)
         })
 }
-
-#[cfg(test)]
-mod tests;

@@ -552,8 +552,9 @@ impl Node {
         if let RangeRequest::Transfer { to } = request.body {
             return self.serve_transfer(asker, range, to);
         }
-        if let RangeRequest::Freeze { .. } | RangeRequest::Thaw { .. } | RangeRequest::Merge { .. } =
-            request.body
+        if let RangeRequest::Freeze { .. }
+        | RangeRequest::Thaw { .. }
+        | RangeRequest::Merge { .. } = request.body
         {
             return self.serve_merging(asker, request, state);
         }

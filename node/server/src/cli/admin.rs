@@ -6,8 +6,8 @@ use super::{Exit, Failure};
 use crate::config::{HumanDuration, parse_key};
 use clap::Args;
 use holdfast_proto::admin::{
-    DrainRequest, MoveRequest, NodesRequest, RangesReply, RangesRequest, ReprotectRequest,
-    SplitRequest, TransferRequest, UndrainRequest,
+    DrainRequest, MergeRequest, MoveRequest, NodesRequest, RangesReply, RangesRequest,
+    ReprotectRequest, SplitRequest, TransferRequest, UndrainRequest,
 };
 use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -109,6 +109,19 @@ pub(super) struct MoveArgs {
     client: ClientArgs,
 }
 
+/// The flags of `merge`.
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// Number of the range that takes in its right neighbour, as `ranges` shows it
+    #[arg(long, value_parser = id)]
+    range: u64,
+    /// Wait until it is done, at most --timeout
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 /// A number, with or without the letter that ids are printed with.
 pub(super) fn id(text: &str) -> Result<u64, String> {
     text.trim_start_matches(['r', 'n'])
@@ -166,6 +179,40 @@ pub(super) fn move_copy(args: MoveArgs) -> Result<(), Failure> {
         say(&client, &message);
     }
     Ok(())
+}
+
+pub(super) fn merge(args: MergeArgs) -> Result<(), Failure> {
+    let MergeArgs { range, wait, client } = args;
+    let reply = block_on(ask(&client, async |mut admin: Admin| -> Result<_, Status> {
+        Ok(admin.merge(MergeRequest { range }).await?.into_inner())
+    }))??;
+    if wait {
+        block_on(merged(&client, reply.right))??;
+        say(&client, &format!("range {}: it is a part of range {range}", reply.right));
+    } else {
+        say(&client, &reply.message);
+    }
+    Ok(())
+}
+
+/// Waits until a range is gone.
+async fn merged(client: &ClientArgs, right: u64) -> Result<(), Failure> {
+    let deadline = Instant::now() + client.timeout.0;
+    loop {
+        let json = ask(client, async |mut admin: Admin| -> Result<_, Status> {
+            Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
+        })
+        .await?;
+        let ranges = parse(&json)?;
+        if ranges.as_array().is_some_and(|known| known.iter().all(|range| range["id"] != right)) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let line = format!("range {right}: it is still there: see `ranges`");
+            return Err(Failure { exit: Exit::Negative, line });
+        }
+        tokio::time::sleep(MOVED_INTERVAL).await;
+    }
 }
 
 /// Waits until a copy has moved.

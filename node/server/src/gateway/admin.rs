@@ -131,6 +131,21 @@ impl Gateway {
         Ok(pb::MoveReply { message })
     }
 
+    pub(super) async fn admin_merge(
+        &self,
+        call: Call,
+        request: pb::MergeRequest,
+    ) -> Result<pb::MergeReply, Status> {
+        let range = RangeId(request.range);
+        match self.ask(call, Request::Admin(AdminOp::Merge { range })).await? {
+            Response::Merging { left, right } => {
+                let message = format!("{left} takes in {right}");
+                Ok(pb::MergeReply { message, right: right.0 })
+            }
+            _ => Err(error::unexpected_answer()),
+        }
+    }
+
     pub(super) async fn admin_check(
         &self,
         call: Call,

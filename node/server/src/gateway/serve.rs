@@ -319,6 +319,7 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/Split" => unary!(self.admin_split, request),
             "/holdfast.admin.v1.Admin/Check" => unary!(self.admin_check, request),
             "/holdfast.admin.v1.Admin/Move" => unary!(self.admin_move, request),
+            "/holdfast.admin.v1.Admin/Merge" => unary!(self.admin_merge, request),
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
             path => error::unknown_method(path).into_http(),
         }

@@ -4,8 +4,8 @@
 use super::{Invariant, Nodes, Sight};
 use holdfast_core::command::Entry;
 use holdfast_core::effects::LogReads;
-use holdfast_core::replica::merging::absorbed_in;
 use holdfast_core::ids::{Index, RangeId, Revision, Term};
+use holdfast_core::replica::merging::absorbed_in;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where each revision is in a log.

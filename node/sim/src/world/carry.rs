@@ -12,6 +12,7 @@ use holdfast_core::key::Span;
 use holdfast_core::measure;
 use holdfast_core::message::{Message, Outcome};
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
+use holdfast_core::replica::merging::absorbed_in;
 use holdfast_core::state::{ApplyBatch, Mutation};
 use rand::Rng;
 
@@ -93,6 +94,9 @@ impl World {
         self.checks.see(&self.nodes, &Sight::Applying { node, batch: &batch });
         self.mix(batch.applied.index);
         let range = batch.range;
+        if batch.system.iter().any(|row| !absorbed_in(row).is_empty()) {
+            self.coverage.merges += 1;
+        }
         if self.options.sabotage == Some(Sabotage::LostApply)
             && node == NodeId(2)
             && self.rng.random_ratio(1, 100)

@@ -7,7 +7,9 @@ use holdfast_core::command::Decision;
 use holdfast_core::effects::Millis;
 use holdfast_core::group::{decode_raft, encode_raft};
 use holdfast_core::ids::NodeId;
-use holdfast_core::message::{self, Message, RangeRequest, SequencerReply};
+use holdfast_core::message::{
+    self, InternalReply, Message, Outcome, RangeRequest, RoutedRequest, SequencerReply,
+};
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
@@ -29,9 +31,13 @@ impl World {
             self.coverage.dropped += 1;
             return;
         }
+        if self.options.sabotage == Some(Sabotage::ThawedMerge) {
+            self.thaw(message);
+        }
         let bytes = match self.options.sabotage {
             Some(Sabotage::GrantTwice) => message::encode(&self.grant_twice(message)),
             Some(Sabotage::BoughtVotes) => message::encode(&Self::buy_vote(message)),
+            Some(Sabotage::HastyMerge) => message::encode(&Self::hasten(message)),
             Some(Sabotage::HalfTransaction) => message::encode(&self.halve(message)),
             _ => message::encode(message),
         };
@@ -41,6 +47,34 @@ impl World {
             Fate::Held(session) => self.network.hold(from, to, session, bytes),
             Fate::Lost => {}
         }
+    }
+
+    /// The right range hears that the merge is off, when the left one hears that it is on.
+    fn thaw(&mut self, message: &Message) {
+        let Message::Request(request) = message else { return };
+        let RangeRequest::Merge { right, .. } = &request.body else { return };
+        let body = RangeRequest::Thaw { generation: right.generation };
+        let off = RoutedRequest { range: right.id, token: 0, body, ..(**request).clone() };
+        let bytes = message::encode(&Message::Request(Box::new(off)));
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for (from, to) in nodes.iter().zip(nodes.iter().cycle().skip(1)) {
+            let now = self.now;
+            if let Fate::Arrives(at, session) = self.network.fate(now, *from, *to, &mut self.rng) {
+                self.deliver(*from, *to, at, session, bytes.clone());
+            }
+        }
+    }
+
+    fn hasten(message: &Message) -> Message {
+        let mut message = message.clone();
+        if let Message::Reply {
+            outcome: Outcome::Internal(InternalReply::Frozen { everywhere, .. }),
+            ..
+        } = &mut message
+        {
+            *everywhere = true;
+        }
+        message
     }
 
     /// Now and then, a range hears the wrong end of a transaction.
