@@ -290,8 +290,9 @@ impl Node {
         let mut snapshot = Snapshot::default();
         // Of that position, not of now.
         let Some((members, descriptor)) = replica.shape_at(applied.index) else { return };
-        // It has taken in another since it was asked for: some keys are missing.
-        if descriptor.is_some_and(|descriptor| !pinned.covers(&descriptor.span)) {
+        // The range has taken in another since, or was cut: keys are missing, or are there of a range
+        // that the receiver may have newer ones of.
+        if descriptor.is_some_and(|descriptor| pinned != descriptor.span) {
             return;
         }
         let metadata = snapshot.mut_metadata();

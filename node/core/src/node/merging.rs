@@ -399,8 +399,15 @@ impl Node {
             Some((_, right, at)) => {
                 let legacy = self.legacy_of(right.id, at);
                 let ready = usize::from(legacy.is_some());
+                let stateless = |own: &Replica| own.descriptor.is_none();
+                let lost = self.meta.is_gone(right.id)
+                    && self.replicas.get(&right.id).is_none_or(stateless);
                 if let Some(replica) = self.replicas.get_mut(&range) {
                     replica.merging.legacy = legacy;
+                    if lost && ready == 0 {
+                        // A raft snapshot from after the merge goes on without it.
+                        replica.group.want_state();
+                    }
                 }
                 ready
             }
@@ -532,7 +539,7 @@ impl Node {
         others.map(|other| other.range).collect()
     }
 
-    /// Replicas of ranges that are gone, on a node that has nothing to do with what took them in.
+    /// Replicas of ranges that are gone, and that nothing here will take in.
     pub(super) fn stranded(&self) -> Vec<(RangeId, ReplicaId)> {
         let merges = self.meta.merges();
         let here = |range: RangeId| {
@@ -542,6 +549,12 @@ impl Node {
         };
         let found = self.replicas.values().filter(|replica| {
             let Some(into) = merges.way(replica.range).last() else { return false };
+            // It was not a member any more, or never got a state: nobody merges with it, and nobody
+            // is left who could tell it so.
+            let own = replica.descriptor.as_ref();
+            if own.is_none_or(|own| own.replica(replica.group.me()).is_none()) {
+                return true;
+            }
             let known = self.meta.ranges().get(&into);
             let ours = known.is_none_or(|into| into.replica_on(self.config.node).is_some());
             !ours && !merges.way(replica.range).any(here)
