@@ -299,6 +299,7 @@ impl Node {
         }
         replica.asleep = false;
         replica.idle_ticks = 0;
+        self.awake.insert(range);
         if !replica.group.is_leader() || own.generation < generation {
             if replica.may_lead_soon() && !replica.group.is_leader() {
                 replica.waiting.push((asker, request));
