@@ -194,4 +194,5 @@ refused! {
     transfer(TransferRequest) -> TransferReply;
     check(CheckRequest) -> CheckReply;
     r#move(MoveRequest) -> MoveReply;
+    merge(MergeRequest) -> MergeReply;
 }
