@@ -746,6 +746,9 @@ impl Node {
         // What cannot be read comes from another version: the sender will notice the silence.
         let Ok(message) = decode_raft(data) else { return };
         if !self.replicas.contains_key(&range) {
+            if self.is_left_over(from, range) {
+                return self.send(from, Message::Tombstone { range, replica: from_replica });
+            }
             self.create_replica(range, to);
         }
         let Some(replica) = self.replicas.get_mut(&range) else {

@@ -540,6 +540,14 @@ impl Node {
         others.map(|other| other.range).collect()
     }
 
+    /// Is a replica there of a range that is gone, on a node that has nothing to do with what took it
+    /// in? It may come of a cut that was applied too late, and there is nobody of its range to ask.
+    pub(super) fn is_left_over(&self, node: NodeId, range: RangeId) -> bool {
+        let Some(into) = self.meta.merges().way(range).last() else { return false };
+        let known = self.meta.ranges().get(&into);
+        known.is_some_and(|into| into.replica_on(node).is_none())
+    }
+
     /// Replicas of ranges that are gone, and that nothing here will take in.
     pub(super) fn stranded(&self) -> Vec<(RangeId, ReplicaId)> {
         let merges = self.meta.merges();
