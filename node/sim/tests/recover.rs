@@ -124,7 +124,7 @@ fn survive(seed: u64) {
     let mut world = World::new(Options::new(seed));
     run(&mut world, 4_000);
     let written = turmoil(&mut world);
-    let settled = seed % 3 == 0;
+    let settled = seed.is_multiple_of(3);
     let mut before = None;
     if settled {
         // Time for node 3 to get everything.
@@ -139,7 +139,7 @@ fn survive(seed: u64) {
     let mut plan = world.plan_recovery(LEFT, CONSENT).unwrap_or_else(|why| panic!("{seed}: {why}"));
     assert_eq!(plan.report.gone.len(), 2);
     assert!(plan.report.lost.is_empty());
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         let first = plan.report.kept.clone();
         world.recover_half(LEFT, plan);
         plan = world.plan_recovery(LEFT, CONSENT).expect("as before");

@@ -99,6 +99,7 @@ impl World {
 
     /// Carries a recovery out; what is left is a world of that node. So many nodes with empty disks
     /// are about to join it.
+    #[must_use]
     pub fn recovered(mut self, node: NodeId, plan: Recovery, joining: u64) -> Self {
         let mut sim = self.nodes.remove(&node).expect("it is there");
         for writes in [plan.log, plan.clean] {

@@ -44,6 +44,7 @@ fn bench() -> Bench {
         applied: 20,
         asleep: false,
         locked: false,
+        frozen: false,
         size: None,
         watermark: 0,
         followers: Vec::new(),
