@@ -565,7 +565,11 @@ impl Node {
                 return true;
             }
             let known = self.meta.ranges().get(&into);
-            let ours = known.is_none_or(|into| into.replica_on(self.config.node).is_some());
+            // The directory may be older than the end of a replica here.
+            let ours = known.is_none_or(|known| {
+                let own = known.replica_on(self.config.node);
+                own.is_some_and(|own| !self.departures.includes(into, own.replica))
+            });
             !ours && !merges.way(replica.range).any(here)
         });
         found.map(|replica| (replica.range, replica.group.me())).collect()
