@@ -150,7 +150,10 @@ fn certificates_are_replaced_without_a_restart() {
         http(&nodes.http(1), "/metrics")
             .contains("holdfast_tls_reload_failures_total{listener=\"client\"} 1")
     });
-    assert!(nodes.log(1).contains("the certificates of before stay in use: --key-file"));
+    // Counted first, logged next.
+    nodes.wait("the broken file to be told", || {
+        nodes.log(1).contains("the certificates of before stay in use: --key-file")
+    });
     assert!(!nodes.log(1).contains("half a key"));
     connect(&runtime, &nodes.client(1), &old, Some(&old)).unwrap();
 
