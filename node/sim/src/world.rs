@@ -8,6 +8,8 @@
 //! Invariants: everything random comes from one seed; events at one time keep the order in which
 //! they were made; a node's effects are carried out in the order that the core's contract gives.
 
+mod calm;
+
 mod carry;
 
 mod faults;

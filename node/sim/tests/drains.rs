@@ -4,7 +4,7 @@ use holdfast_core::descriptor::NodeState;
 use holdfast_core::error::Error;
 use holdfast_core::ids::{META_RANGE, NodeId};
 use holdfast_core::request::{AdminOp, Request, Response};
-use holdfast_sim::world::{Happening, Options, World};
+use holdfast_sim::world::{Options, World};
 
 struct Bench(World);
 
@@ -18,24 +18,11 @@ impl Bench {
     }
 
     fn run(&mut self, millis: u64) {
-        let end = self.0.now() + millis;
-        while self.0.now() < end {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while self.0.happening().is_some() {}
-        }
+        self.0.run(millis);
     }
 
     fn ask(&mut self, op: AdminOp) -> Result<Response, Error> {
-        let wanted = self.0.request(NodeId(3), 5_000, Request::Admin(op)).expect("it runs");
-        loop {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while let Some(happening) = self.0.happening() {
-                match happening {
-                    Happening::Reply { token, result, .. } if token == wanted => return result,
-                    _ => {}
-                }
-            }
-        }
+        self.0.ask(NodeId(3), Request::Admin(op))
     }
 
     fn drain(&mut self, replicas: bool, ttl_ms: u64) {

@@ -6,7 +6,7 @@ use holdfast_core::error::Error;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::request::{AdminOp, Op, OpResult, PutOp, RangeOp, Request, Response};
 use holdfast_core::status::Status;
-use holdfast_sim::world::{Happening, Options, World};
+use holdfast_sim::world::{Options, World};
 
 struct Bench(World);
 
@@ -22,24 +22,11 @@ impl Bench {
     }
 
     fn run(&mut self, millis: u64) {
-        let end = self.0.now() + millis;
-        while self.0.now() < end {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while self.0.happening().is_some() {}
-        }
+        self.0.run(millis);
     }
 
     fn ask(&mut self, request: Request) -> Result<Response, Error> {
-        let wanted = self.0.request(NodeId(1), 5_000, request).expect("it runs");
-        loop {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while let Some(happening) = self.0.happening() {
-                match happening {
-                    Happening::Reply { token, result, .. } if token == wanted => return result,
-                    _ => {}
-                }
-            }
-        }
+        self.0.ask(NodeId(1), request)
     }
 
     fn put(&mut self, key: &str, lease: i64) {

@@ -18,24 +18,11 @@ impl Bench {
     }
 
     fn run(&mut self, millis: u64) {
-        let end = self.0.now() + millis;
-        while self.0.now() < end {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while self.0.happening().is_some() {}
-        }
+        self.0.run(millis);
     }
 
     fn ask(&mut self, request: Request) -> Result<Response, Error> {
-        let wanted = self.0.request(NodeId(4), 5_000, request).expect("it runs");
-        loop {
-            assert!(self.0.advance(), "{:?}", self.0.checks.violation());
-            while let Some(happening) = self.0.happening() {
-                match happening {
-                    Happening::Reply { token, result, .. } if token == wanted => return result,
-                    _ => {}
-                }
-            }
-        }
+        self.0.ask(NodeId(4), request)
     }
 
     fn put(&mut self, key: &'static str) {
