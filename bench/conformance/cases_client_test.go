@@ -149,6 +149,8 @@ func clientCallCases() []Case {
 						s.Note("progress", "%v at %s", response.IsProgressNotify(), s.render.revision(response.Header.Revision))
 						return
 					}
+					// Progress may be told of before the watch has come that far.
+					time.Sleep(20 * time.Millisecond)
 				case <-time.After(100 * time.Millisecond):
 				}
 			}
