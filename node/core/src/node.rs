@@ -513,8 +513,7 @@ impl Node {
                     break;
                 }
             }
-            replica.asleep = false;
-            replica.idle_ticks = 0;
+            replica.wake(&mut self.awake);
             self.dirty.insert(range);
         }
         let changes = self.service.take_changes();
@@ -647,10 +646,8 @@ impl Node {
             self.session.ask(item, Asked::Range(cookie));
         }
         if replica.asleep {
-            replica.asleep = false;
-            replica.idle_ticks = 0;
+            replica.wake(&mut self.awake);
         }
-        self.awake.insert(range);
         Some(result)
     }
 
@@ -779,8 +776,7 @@ impl Node {
         // The answers to a leader's last heartbeats come after it fell asleep.
         let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
         if replica.asleep && !(late && replica.group.is_leader()) {
-            replica.asleep = false;
-            replica.idle_ticks = 0;
+            replica.wake(&mut self.awake);
         }
         match replica.group.step(message) {
             Ok(()) | Err(Refusal::Installing) => {}

@@ -192,6 +192,13 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Ticks again: there is work, or may be. `awake` is the node's list of those that do.
+    pub fn wake(&mut self, awake: &mut BTreeSet<RangeId>) {
+        self.asleep = false;
+        self.idle_ticks = 0;
+        awake.insert(self.range);
+    }
+
     /// A replica over its group; typed state comes from `rows`.
     ///
     /// # Errors

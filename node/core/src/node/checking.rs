@@ -199,8 +199,7 @@ impl Node {
         if !replica.group.propose(Entry::Checkpoint(checkpoint).encode()) {
             return;
         }
-        replica.asleep = false;
-        replica.idle_ticks = 0;
+        replica.wake(&mut self.awake);
         self.dirty.insert(range);
         if let Some(running) = &mut self.checks.running {
             let (at, said) = (self.now, BTreeMap::new());

@@ -16,8 +16,8 @@ impl Node {
     pub(super) fn want_copies(&mut self) {
         let led = self.replicas.values().filter(|replica| replica.holds_lease());
         let wants: Vec<(RangeId, u64)> = led
-            .filter(|replica| self.meta.wanted(replica.range) == 0)
             .filter_map(|replica| Some((replica.range, replica.wanted?)))
+            .filter(|(range, _)| self.meta.wanted(*range) == 0)
             .collect();
         for (range, copies) in wants {
             let body = RangeRequest::Meta(MetaRequest::Want { range, copies });

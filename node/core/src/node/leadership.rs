@@ -230,9 +230,7 @@ impl Node {
             if replica.leader_node() != Some(node) {
                 continue;
             }
-            replica.asleep = false;
-            replica.idle_ticks = 0;
-            self.awake.insert(*range);
+            replica.wake(&mut self.awake);
             replica.group.forget_leader();
             let rank = replica
                 .rank(|peer| peer != node && peers.get(&peer).is_none_or(|known| !known.down));
@@ -246,13 +244,11 @@ impl Node {
     }
 
     pub(super) fn wake_ranges_with(&mut self, node: NodeId) {
-        for (range, replica) in &mut self.replicas {
+        for replica in self.replicas.values_mut() {
             if replica.group.is_leader()
                 && replica.descriptor.as_ref().is_some_and(|own| own.replica_on(node).is_some())
             {
-                replica.asleep = false;
-                replica.idle_ticks = 0;
-                self.awake.insert(*range);
+                replica.wake(&mut self.awake);
             }
         }
     }
@@ -314,9 +310,7 @@ impl Node {
 
     pub(super) fn wake(&mut self, range: RangeId) {
         if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.asleep = false;
-            replica.idle_ticks = 0;
-            self.awake.insert(range);
+            replica.wake(&mut self.awake);
         }
     }
 

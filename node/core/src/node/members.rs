@@ -387,8 +387,7 @@ impl Node {
         };
         let context = postcard::to_stdvec(&new).expect("a descriptor can be encoded");
         let proposed = replica.group.propose_change(context, change);
-        replica.asleep = false;
-        replica.idle_ticks = 0;
+        replica.wake(&mut self.awake);
         self.dirty.insert(range);
         if proposed {
             self.outcome(asker, done("proposed"));

@@ -297,9 +297,8 @@ impl Node {
         if own.generation > generation {
             return self.outcome(asker, stands);
         }
-        replica.asleep = false;
-        replica.idle_ticks = 0;
-        self.awake.insert(range);
+        replica.wake(&mut self.awake);
+        let Some(own) = replica.descriptor.as_ref() else { return };
         if !replica.group.is_leader() || own.generation < generation {
             if replica.may_lead_soon() && !replica.group.is_leader() {
                 replica.waiting.push((asker, request));

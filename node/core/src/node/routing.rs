@@ -567,9 +567,7 @@ impl Node {
             }
             let hint = replica.leader_node().filter(|node| *node != self.config.node);
             if replica.asleep {
-                replica.asleep = false;
-                replica.idle_ticks = 0;
-                self.awake.insert(range);
+                replica.wake(&mut self.awake);
             }
             return self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
