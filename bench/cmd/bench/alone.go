@@ -80,25 +80,15 @@ func tenThousand(_ context.Context, p *pair, _ settings) ([]line, error) {
 	if err != nil {
 		return nil, err
 	}
-	pid, err := c.Pid(0)
+	restarted, err := killAndRestart(c, 0)
 	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		return nil, err
-	}
-	if err := cluster.WaitGone(pid, 10*time.Second); err != nil {
-		return nil, err
-	}
-	began = time.Now()
-	if err := c.Restart(0); err != nil {
 		return nil, err
 	}
 	return []line{
 		alone("start until all serve", "s", formed.Seconds(), goal{}),
 		alone("idle, of a core, each node", "%", share, goal{valueBelow, 5}),
 		alone("memory a range", "KiB", float64(full-plain)/1024/manyRanges, goal{valueBelow, 4}),
-		alone("restart until it serves", "s", time.Since(began).Seconds(), goal{valueBelow, 30}),
+		alone("restart until it serves", "s", restarted.Seconds(), goal{valueBelow, 30}),
 	}, nil
 }
 
@@ -114,7 +104,7 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 	rates := make([]float64, parts)
 	for part := range parts {
 		began := time.Now()
-		if err := fillKeys(ctx, c, keys*part/parts, keys*(part+1)/parts); err != nil {
+		if err := documents.fill(ctx, c, keys*part/parts, keys*(part+1)/parts); err != nil {
 			return nil, err
 		}
 		rates[part] = float64(keys/parts) * documentBytes / 1e6 / time.Since(began).Seconds()
@@ -134,11 +124,7 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 		return nil, err
 	}
 	hit, err := strikeLeader(ctx, c, false, func(victim int) error {
-		pid, err := c.Pid(victim)
-		if err != nil {
-			return err
-		}
-		return syscall.Kill(pid, syscall.SIGKILL)
+		return cluster.Signal(c, victim, syscall.SIGKILL)
 	})
 	if err != nil {
 		return nil, err
@@ -201,7 +187,7 @@ func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seconds, cal
 	}
 	defer os.RemoveAll(dir)
 	defer c.Stop()
-	if err := fillKeys(ctx, c, 0, keys); err != nil {
+	if err := documents.fill(ctx, c, 0, keys); err != nil {
 		return 0, 0, 0, 0, err
 	}
 	time.Sleep(10 * time.Second)
@@ -214,12 +200,7 @@ func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seconds, cal
 	if writes, err = probe.Start(c.Endpoint(0), probeKey); err != nil {
 		return 0, 0, 0, 0, err
 	}
-	victim := nodes - 1
-	pid, err := c.Pid(victim)
-	if err == nil {
-		err = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	if err != nil {
+	if err := cluster.Signal(c, nodes-1, syscall.SIGKILL); err != nil {
 		writes.Stop()
 		return 0, 0, 0, 0, err
 	}
@@ -233,16 +214,20 @@ func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seconds, cal
 
 func largeKey(number int) string { return fmt.Sprintf("large/%08d", number) }
 
-// fillKeys writes values of some size under the keys of these numbers.
-func fillKeys(ctx context.Context, c cluster.Cluster, from, to int) error {
-	const writers = 32
+// values are what a cluster is filled with.
+type values struct{ bytes, writers int }
+
+var documents = values{bytes: documentBytes, writers: 32}
+
+// fill writes such values under the keys of these numbers.
+func (v values) fill(ctx context.Context, c cluster.Cluster, from, to int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()
 	// Not to be made smaller by a file system that compresses, and not the same twice.
-	text := strings.Repeat("v", documentBytes-8)
+	text := strings.Repeat("v", v.bytes-8)
 	var failure atomic.Value
 	var writing sync.WaitGroup
-	for writer := range writers {
+	for writer := range v.writers {
 		writing.Go(func() {
 			client, err := load.Connect(load.Raw, c.Endpoint(writer%c.Nodes()))
 			if err != nil {
@@ -250,7 +235,7 @@ func fillKeys(ctx context.Context, c cluster.Cluster, from, to int) error {
 				return
 			}
 			defer client.Close()
-			for key := from + writer; key < to && failure.Load() == nil; key += writers {
+			for key := from + writer; key < to && failure.Load() == nil; key += v.writers {
 				if err := client.Put(ctx, largeKey(key), text+fmt.Sprintf("%08d", key)); err != nil {
 					failure.Store(err)
 				}
