@@ -226,6 +226,7 @@ impl Node {
 
     /// Replicas that were removed while nobody could tell them ask those who know.
     pub(super) fn ask_removed(&mut self) {
+        self.find_taken_in();
         for (range, replica) in self.stranded() {
             self.tombstone(range, replica);
         }

@@ -382,9 +382,14 @@ impl Node {
     /// waits until this node has all of the right range; what comes after one waits for the next turn,
     /// when the state shows both.
     pub(super) fn hold_merges(&mut self, range: RangeId, entries: Vec<LogEntry>) -> Vec<LogEntry> {
-        let Some(replica) = self.replicas.get_mut(&range) else { return Vec::new() };
+        let Some(replica) = self.replicas.get_mut(&range) else {
+            self.merging.holding.remove(&range);
+            return Vec::new();
+        };
         let is_merge = |entry: &LogEntry| Entry::is_merge(&entry.data);
         if replica.merging.held.is_empty() && !entries.iter().any(is_merge) {
+            // A raft snapshot may have come instead of what waited.
+            self.merging.holding.remove(&range);
             return entries;
         }
         let mut queue = std::mem::take(&mut replica.merging.held);
@@ -440,7 +445,8 @@ impl Node {
     pub(super) fn has_ready_merges(&self) -> bool {
         self.merging.holding.iter().any(|range| {
             let Some(replica) = self.replicas.get(range) else { return false };
-            match replica.merging.held.front().and_then(merge_in) {
+            let Some(next) = replica.merging.held.front() else { return false };
+            match merge_in(next) {
                 Some((generation, right, at)) if replica.would_merge(generation, &right) => {
                     let right = self.replicas.get(&right.id);
                     right.is_some_and(|right| {
@@ -464,16 +470,20 @@ impl Node {
         self.router.moved(right);
     }
 
-    /// At start: what was taken in before may still have a state and a log.
+    /// What was taken in before may still have a state and a log: at start, and where a cut that was
+    /// applied late has made it again.
     pub(super) fn find_taken_in(&mut self) {
-        let known: Vec<(RangeId, RangeId)> = self
+        let known: Vec<(RangeId, RangeId, Index)> = self
             .replicas
             .values()
-            .flat_map(|left| left.merging.absorbed.iter().map(|right| (left.range, *right)))
-            .filter(|(_, right)| self.replicas.contains_key(right))
+            .flat_map(|left| {
+                let index = left.applied.index;
+                left.merging.absorbed.iter().map(move |right| (left.range, *right, index))
+            })
+            .filter(|(_, right, _)| self.replicas.contains_key(right))
             .collect();
-        for (left, right) in known {
-            self.taken_in(left, right, 0);
+        for (left, right, index) in known {
+            self.taken_in(left, right, index);
         }
     }
 
