@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
-/// Between two looks whether a copy has moved.
-const MOVED_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two looks whether the ranges are as wanted.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The flags of `split`.
 #[derive(Debug, Args)]
@@ -173,7 +173,8 @@ pub(super) fn move_copy(args: MoveArgs) -> Result<(), Failure> {
         Ok(admin.r#move(MoveRequest { range, from, to }).await?.into_inner().message)
     }))??;
     if wait {
-        block_on(moved(&client, (range, from, to)))??;
+        let otherwise = format!("range {range}: the copy is not on node {to} alone yet");
+        block_on(until(&client, &otherwise, |ranges| has_moved(ranges, (range, from, to))))??;
         say(&client, &format!("range {range}: the copy is on node {to}"));
     } else {
         say(&client, &message);
@@ -187,7 +188,9 @@ pub(super) fn merge(args: MergeArgs) -> Result<(), Failure> {
         Ok(admin.merge(MergeRequest { range }).await?.into_inner())
     }))??;
     if wait {
-        block_on(merged(&client, reply.right))??;
+        let otherwise = format!("range {}: it is still there", reply.right);
+        let gone = |ranges: &[Value]| ranges.iter().all(|range| range["id"] != reply.right);
+        block_on(until(&client, &otherwise, gone))??;
         say(&client, &format!("range {}: it is a part of range {range}", reply.right));
     } else {
         say(&client, &reply.message);
@@ -195,50 +198,36 @@ pub(super) fn merge(args: MergeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until a range is gone.
-async fn merged(client: &ClientArgs, right: u64) -> Result<(), Failure> {
-    let deadline = Instant::now() + client.timeout.0;
-    loop {
-        let json = ask(client, async |mut admin: Admin| -> Result<_, Status> {
-            Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
-        })
-        .await?;
-        let ranges = parse(&json)?;
-        if ranges.as_array().is_some_and(|known| known.iter().all(|range| range["id"] != right)) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let line = format!("range {right}: it is still there: see `ranges`");
-            return Err(Failure { exit: Exit::Negative, line });
-        }
-        tokio::time::sleep(MOVED_INTERVAL).await;
-    }
+/// Has a copy moved?
+fn has_moved(ranges: &[Value], (range, from, to): (u64, u64, u64)) -> bool {
+    let copies = ranges.iter().find(|known| known["id"] == range).map(|known| &known["replicas"]);
+    let has = |node: u64| {
+        let mut copies = copies.and_then(Value::as_array).into_iter().flatten();
+        copies.any(|copy| copy["node"] == node && copy["kind"] == "voter")
+    };
+    has(to) && !has(from)
 }
 
-/// Waits until a copy has moved.
-async fn moved(client: &ClientArgs, (range, from, to): (u64, u64, u64)) -> Result<(), Failure> {
+/// Waits until the ranges are as wanted; if they are not in time, says `otherwise`.
+async fn until(
+    client: &ClientArgs,
+    otherwise: &str,
+    done: impl Fn(&[Value]) -> bool,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + client.timeout.0;
     loop {
         let json = ask(client, async |mut admin: Admin| -> Result<_, Status> {
             Ok(admin.ranges(RangesRequest {}).await?.into_inner().json)
         })
         .await?;
-        let ranges = parse(&json)?;
-        let mut ranges = ranges.as_array().into_iter().flatten();
-        let copies = ranges.find(|known| known["id"] == range).map(|known| &known["replicas"]);
-        let has = |node: u64| {
-            let mut copies = copies.and_then(Value::as_array).into_iter().flatten();
-            copies.any(|copy| copy["node"] == node && copy["kind"] == "voter")
-        };
-        if has(to) && !has(from) {
+        if parse(&json)?.as_array().is_some_and(|ranges| done(ranges)) {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let line =
-                format!("range {range}: the copy is not on node {to} alone yet: see `ranges`");
+            let line = format!("{otherwise}: see `ranges`");
             return Err(Failure { exit: Exit::Negative, line });
         }
-        tokio::time::sleep(MOVED_INTERVAL).await;
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 

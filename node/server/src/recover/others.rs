@@ -32,7 +32,7 @@ pub fn objection(
             return Some(format!("there is no range {range}"));
         };
         let known = &known.descriptor;
-        let (mut counts, mut newest) = (0, known);
+        let mut counts = 0;
         for (node, view) in others {
             let copy = view.replicas.iter().find(|copy| copy.descriptor.id == *range);
             if copy.is_some_and(|copy| copy.leaseholder) {
@@ -40,20 +40,14 @@ pub fn objection(
             }
             let told = view.directory.iter().chain(copy.map(|copy| &copy.descriptor));
             let told: Vec<_> = told.collect();
-            let same = told.iter().filter(|told| told.id == *range);
-            newest =
-                same.fold(
-                    newest,
-                    |newest, told| {
-                        if told.generation > newest.generation { told } else { newest }
-                    },
-                );
+            let newer =
+                told.iter().any(|told| told.id == *range && told.generation > known.generation);
             let unknown = told.iter().any(|told| {
                 told.id != META_RANGE
                     && told.span.overlaps(&known.span)
                     && own.ranges.iter().all(|mine| mine.descriptor.id != told.id)
             });
-            if unknown || newest.generation > known.generation {
+            if unknown || newer {
                 return Some(format!(
                     "{node} knows more of {range} than this disk: start this node, wait a minute, stop it"
                 ));
