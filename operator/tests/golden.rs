@@ -1,8 +1,8 @@
 //! Every object that is made, byte by byte, for three clusters. `HOLDFAST_WRITE=1` writes the files
 //! anew.
 //!
-//! The pod templates in `testdata/*/pod-template-1.yaml` must never change: a running cluster's pods
-//! would count as outdated after an upgrade of the operator. Something new is revision 2.
+//! The pod templates in `testdata/*/pod-template-*.yaml` must never change: a running cluster's pods
+//! would count as outdated after an upgrade of the operator. Something new is a new revision.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -29,6 +29,10 @@ fn inputs(spec: Value) -> Inputs {
     inputs
 }
 
+fn template_file(revision: i32) -> String {
+    format!("pod-template-{revision}.yaml")
+}
+
 fn check(name: &str, inputs: &Inputs) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let write = std::env::var_os("HOLDFAST_WRITE").is_some();
@@ -39,15 +43,19 @@ fn check(name: &str, inputs: &Inputs) {
             let mut body = object.body.clone();
             if body["kind"] == "StatefulSet" {
                 // In a file of its own.
-                body["spec"]["template"] = "see pod-template-1.yaml".into();
+                body["spec"]["template"] =
+                    format!("see {}", template_file(pod::CURRENT_REVISION)).into();
             }
             serde_yaml::to_string(&body).unwrap()
         })
         .collect();
-    let template = serde_yaml::to_string(&pod::template(inputs)).unwrap();
-    for (file, made) in
-        [("objects.yaml", documents.join("---\n")), ("pod-template-1.yaml", template)]
-    {
+    let mut files = vec![("objects.yaml".to_owned(), documents.join("---\n"))];
+    for template_revision in 1..=pod::CURRENT_REVISION {
+        let inputs = Inputs { template_revision, ..inputs.clone() };
+        let template = serde_yaml::to_string(&pod::template(&inputs)).unwrap();
+        files.push((template_file(template_revision), template));
+    }
+    for (file, made) in files {
         let path = folder.join(file);
         if write {
             std::fs::create_dir_all(&folder).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::recording::RECORDER;
 use crate::view;
-use crate::world::{PATIENCE, World, await_object, machine_of, pod_condition};
+use crate::world::{PATIENCE, World, await_object, is_well, machine_of, pod_condition};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
@@ -57,10 +57,7 @@ pub(crate) async fn the_others_serve_and_it_returns(world: &World) {
 
     world.fault(&["link-up", &machine]);
     let nodes = Api::<Node>::all(world.client.clone());
-    let ready = |node: Option<&Node>| {
-        node.and_then(|node| node.status.as_ref()?.conditions.as_ref())
-            .is_some_and(|list| list.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-    };
+    let ready = |node: Option<&Node>| node.is_some_and(is_well);
     assert!(await_object(nodes, &machine, PATIENCE, ready).await.is_ok(), "{machine} stays away");
     let cluster = world.whole(3).await;
     let returned = view::store(&cluster, &name);

@@ -5,7 +5,7 @@ use crate::recording::Recording;
 use crate::view;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{
     ApiResource, AttachParams, DeleteParams, DynamicObject, GroupVersionKind, ListParams,
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
@@ -106,6 +107,7 @@ impl World {
         let gateway = format!("{CLUSTER}-gateway");
         let gone = await_object(self.api::<Service>(), &gateway, PATIENCE, |found| found.is_none());
         assert!(gone.await.is_ok(), "an earlier gateway stays in {}", self.namespace);
+        self.machines_are_well().await;
         if let Some(faults) = &self.faults {
             faults.run(&["recycle"]);
         }
@@ -114,31 +116,19 @@ impl World {
     /// Waits until there is no object of a kind.
     async fn until_none<K>(&self, what: &str)
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Send
-            + DeserializeOwned
-            + 'static,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug,
+        K: Send + Sync + DeserializeOwned + 'static,
         K::DynamicType: Default + Eq + std::hash::Hash + Clone,
     {
-        let (reader, writer) = reflector::store();
-        let events = reflector(writer, watcher(self.api::<K>(), watcher::Config::default()));
-        let mut events = pin!(events);
-        let found = tokio::time::timeout(PATIENCE, async {
-            while let Some(event) = events.next().await {
-                // Complete only after the first list.
-                let listed = !matches!(
-                    event,
-                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_)
-                );
-                if listed && reader.state().is_empty() {
-                    return;
-                }
-            }
-        });
-        let in_time = found.await.is_ok();
+        let in_time = until(self.api::<K>(), |found| found.is_empty()).await;
         assert!(in_time, "{what} of an earlier test stay in {}", self.namespace);
+    }
+
+    /// Waits until pods can be placed on every machine again; an earlier test may have had one lost.
+    async fn machines_are_well(&self) {
+        let all = Api::<Node>::all(self.client.clone());
+        let well = until(all, |machines| machines.iter().all(|machine| is_well(machine))).await;
+        assert!(well, "a machine stays away that an earlier test had lost");
     }
 
     /// The faults; only tests that need them call this.
@@ -527,6 +517,40 @@ pub(crate) fn identities(pods: &[Pod]) -> Vec<(Option<String>, i32)> {
 /// An object from JSON that is right.
 pub(crate) fn from_json<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).expect("the object fits its kind")
+}
+
+/// Waits until all objects of a kind are as wanted; false if they are not in time.
+async fn until<K>(api: Api<K>, wanted: impl Fn(&[Arc<K>]) -> bool) -> bool
+where
+    K: Resource + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+    K::DynamicType: Default + Eq + std::hash::Hash + Clone,
+{
+    let (reader, writer) = reflector::store();
+    let events = reflector(writer, watcher(api, watcher::Config::default()));
+    let mut events = pin!(events);
+    let found = tokio::time::timeout(PATIENCE, async {
+        while let Some(event) = events.next().await {
+            // Complete only after the first list.
+            let listed =
+                !matches!(event, Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_));
+            if listed && wanted(&reader.state()) {
+                return;
+            }
+        }
+    });
+    found.await.is_ok()
+}
+
+/// Kubernetes places pods on this machine, and its kubelet answers.
+pub(crate) fn is_well(machine: &Node) -> bool {
+    let conditions = machine.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions
+        .is_some_and(|list| list.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
+    let taints = machine.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    // Others, as that of a control plane, are there to stay.
+    let lost = taints
+        .is_some_and(|list| list.iter().any(|one| one.key.starts_with("node.kubernetes.io/")));
+    ready && !lost
 }
 
 /// Waits until an object is as wanted; if it does not come to that, what it was last.

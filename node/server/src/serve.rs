@@ -94,7 +94,7 @@ async fn serve(config: Config, stop_with_stdin: bool) -> Result<(), Failure> {
         () = running.handle.left() => (false, true),
     };
     if left {
-        info!("the last copy is elsewhere now: this node has left the cluster");
+        info!("this node is not part of the cluster any more");
     }
     // Who has left knows nothing any more that clients could wait for.
     let delay = if left { Duration::ZERO } else { config.stop_delay };

@@ -18,13 +18,6 @@ pub fn fatal(line: &str) -> ! {
     std::process::exit(crate::cli::Exit::Failure as i32)
 }
 
-/// Ends the process because it must not work with the directory it was given: exit code 2.
-pub fn refused(line: &str) -> ! {
-    tracing::error!("{line}");
-    eprintln!("holdfast-node: {line}");
-    std::process::exit(crate::cli::Exit::Usage as i32)
-}
-
 /// An error with all its causes, in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

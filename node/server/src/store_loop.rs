@@ -148,7 +148,7 @@ impl Handle {
         drop(self.handed_over.wait_for(|done| *done).await);
     }
 
-    /// Waits until this node has given away everything and the cluster goes on without it.
+    /// Waits until the cluster goes on without this node: it has given away everything, or was told.
     pub async fn left(&mut self) {
         if self.left.wait_for(|left| *left).await.is_err() {
             // The loop is gone, so the process is about to end in another way.
@@ -384,6 +384,8 @@ impl StoreLoop {
                 self.step(now, input);
             }
             Mail::Persisted { sequence } => self.step(now, Input::Persisted { sequence }),
+            // Its clients are sent away as when it had noticed by itself.
+            Mail::Removed => self.has_left(),
             Mail::Stop => {}
         }
     }
@@ -597,6 +599,11 @@ impl StoreLoop {
         }
     }
 
+    /// The cluster goes on without this node: whoever runs it is to end it.
+    fn has_left(&self) {
+        self.left.send_if_modified(|left| !std::mem::replace(left, true));
+    }
+
     /// What is due now and then.
     fn housekeeping(&mut self) {
         if self.state.is_congested() && self.state.memtable_bytes() > MEMTABLE_BYTES_MAX {
@@ -624,7 +631,7 @@ impl StoreLoop {
             }
         }
         if status.left {
-            self.left.send_if_modified(|left| !std::mem::replace(left, true));
+            self.has_left();
         }
         publish::publish(&self.vitals, &status);
         if let Ok(size) = self.state.size_on_disk() {

@@ -1,7 +1,8 @@
 //! The pod template.
 //!
-//! Invariant: what [`CURRENT_REVISION`] 1 builds never changes, not by a byte: a difference would make
-//! pods outdated because the operator was upgraded. Something new is revision 2, for new clusters.
+//! Invariant: what a revision up to [`CURRENT_REVISION`] builds never changes, not by a byte: a
+//! difference would make pods outdated because the operator was upgraded. What is new has a revision
+//! of its own, for new clusters: 2 counts only Kubernetes nodes that take pods when it spreads them.
 
 use super::{Inputs, config_map, names};
 use crate::api::spec::TopologySpread;
@@ -16,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// The revision that new clusters get.
-pub const CURRENT_REVISION: i32 = 1;
+pub const CURRENT_REVISION: i32 = 2;
 
 /// User and group of the nodes' processes.
 const USER: i64 = 65532;
@@ -247,6 +248,9 @@ fn spread(inputs: &Inputs) -> Option<Vec<TopologySpreadConstraint>> {
         max_skew: 1,
         topology_key: key.to_owned(),
         when_unsatisfiable: otherwise.to_owned(),
+        // A Kubernetes node that takes no pods, as of a control plane, is not a place that lacks one:
+        // with `Required` the second pod on any other would wait for ever.
+        node_taints_policy: (inputs.template_revision >= 2).then(|| "Honor".to_owned()),
         label_selector: Some(LabelSelector {
             match_labels: Some(names::selector(&inputs.name)),
             ..LabelSelector::default()

@@ -2,7 +2,6 @@
 
 use crate::gateway::backend::BackendCall;
 use crate::mailbox::Mailbox;
-use crate::shutdown::{GONE, refused};
 use crate::transport::{PeerEvents, SnapshotReceiver};
 use holdfast_core::effects::Input;
 use holdfast_core::ids::NodeId;
@@ -64,6 +63,8 @@ pub enum Mail {
         /// Its number.
         sequence: u64,
     },
+    /// Another node says that this one was removed from the cluster for good.
+    Removed,
     /// End the loop.
     Stop,
 }
@@ -101,7 +102,7 @@ impl PeerEvents for PeerMail {
     }
 
     fn removed(&self) {
-        refused(GONE)
+        self.inbox.post(Mail::Removed);
     }
 
     fn messages(&self, from: NodeId, session: u64, batch: Vec<Message>, bytes: usize) -> bool {
