@@ -145,9 +145,18 @@ fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
     let nodes = &status.nodes;
     let directory = Directory { nodes, ranges: &ranges, leaders: &leaders, copies: Some(replicas) };
     let drained = status.nodes.iter().any(|record| record.state == NodeState::Draining);
+    let has_room_elsewhere = |range: &RangeId| {
+        let holders = ranges.iter().find(|descriptor| descriptor.id == *range);
+        let free = |node| holders.is_none_or(|holders| holders.replica_on(node).is_none());
+        nodes.iter().any(|record| record.state == NodeState::Up && free(record.id))
+    };
     let mut problems = placement::check(&directory);
     problems.retain(|problem| match problem {
         Problem::Copying { .. } => !drained,
+        // Who leaves waits as long as only a drained node could take its copy.
+        Problem::Node { range, state: Some(NodeState::Leaving), .. } => {
+            !drained || has_room_elsewhere(range)
+        }
         // Ranks are not moved for it.
         Problem::Leaders { .. } => false,
         _ => true,
