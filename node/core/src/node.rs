@@ -42,6 +42,7 @@ mod merging;
 mod meta_service;
 mod moving;
 pub mod recovery;
+mod replicas;
 mod routing;
 mod splitting;
 mod status;
@@ -53,6 +54,7 @@ use checking::Checks;
 use lifetimes::Departures;
 use merging::Merging;
 use meta_service::{MetaService, Question};
+use replicas::Replicas;
 use routing::Router;
 pub(crate) use splitting::Growth;
 use watching::Watching;
@@ -143,7 +145,7 @@ pub struct Node {
     now: Millis,
     last_tick: Millis,
     reader: Arc<dyn LogReads>,
-    replicas: BTreeMap<RangeId, Replica>,
+    replicas: Replicas,
     meta: MetaState,
     service: MetaService,
     sequencer: Sequencer<Question>,
@@ -211,7 +213,7 @@ impl Node {
             now,
             last_tick: now,
             reader,
-            replicas: BTreeMap::new(),
+            replicas: Replicas::default(),
             meta: MetaState::default(),
             service: MetaService::default(),
             sequencer: Sequencer::new(),

@@ -300,6 +300,10 @@ impl Replica {
             self.shapes.pop_front();
         }
         let members = self.group.log().conf_state().clone();
+        // Most ranges never change: there are thousands, with one shape each.
+        if self.shapes.is_empty() {
+            self.shapes.reserve_exact(1);
+        }
         self.shapes.push_back((self.applied.index, members, self.descriptor.clone()));
     }
 

@@ -226,7 +226,7 @@ impl Node {
     /// A node is gone: its ranges need new leaders, the best placed first.
     fn leader_gone(&mut self, node: NodeId) {
         let peers = &self.peers;
-        for (range, replica) in &mut self.replicas {
+        for (range, replica) in self.replicas.iter_mut() {
             if replica.leader_node() != Some(node) {
                 continue;
             }

@@ -231,7 +231,7 @@ impl Node {
             self.tombstone(range, replica);
         }
         let mut questions = Vec::new();
-        for (range, own) in &self.replicas {
+        for (range, own) in self.replicas.iter() {
             let Some(newest) = self.newest_descriptor(*range) else { continue };
             let replica = own.group.me();
             // An id below the next one was given; not there any more, it was removed.

@@ -379,21 +379,24 @@ impl Node {
 
     pub(super) fn feed_scanned(&mut self, feed: FeedId, events: Vec<Event>, through: Revision) {
         let mut range = None;
+        let mut overtaken = false;
         let compacted = self.session.compacted().max(self.meta.compacted());
-        for (id, replica) in &mut self.replicas {
+        for (id, replica) in self.replicas.iter_mut() {
             if let Some(subscriber) = replica.subscribers.get_mut(&feed) {
                 if subscriber.next < compacted {
                     // Compaction overtook the scan: it may have missed something.
                     replica.subscribers.remove(&feed);
-                    return self.send(
-                        feed.gateway,
-                        Message::FeedEnded { feed, compacted: Some(compacted) },
-                    );
+                    overtaken = true;
+                    break;
                 }
                 subscriber.next = through + 1;
                 subscriber.told = through;
                 range = Some(*id);
             }
+        }
+        if overtaken {
+            let ended = Message::FeedEnded { feed, compacted: Some(compacted) };
+            return self.send(feed.gateway, ended);
         }
         if let Some(range) = range {
             self.send(feed.gateway, Message::FeedEvents { feed, events, through });

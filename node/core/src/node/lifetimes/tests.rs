@@ -245,7 +245,7 @@ fn a_replica_that_left_goes_on_until_a_majority_says_so() {
     let mut bench = Bench::with_log(rows(), boot(RANGE, LAST, LEAVES), Some(changed()));
     let effects = bench.step(Input::Tick);
     assert_eq!(effects.apply.last().map(|batch| batch.applied.index), Some(LEAVES));
-    let own = &bench.node.replicas[&RANGE];
+    let own = &bench.node.replicas.get(&RANGE).expect("it is here");
     assert!(!own.group.is_member(MINE) && own.group.is_member(NEW.replica));
     let asked = |bench: &mut Bench| {
         bench.node.ask_removed();
