@@ -195,4 +195,7 @@ refused! {
     check(CheckRequest) -> CheckReply;
     r#move(MoveRequest) -> MoveReply;
     merge(MergeRequest) -> MergeReply;
+    placement(PlacementRequest) -> PlacementReply;
+    set_placement(SetPlacementRequest) -> SetPlacementReply;
+    remove_placement(RemovePlacementRequest) -> RemovePlacementReply;
 }

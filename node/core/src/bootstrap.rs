@@ -16,7 +16,7 @@ use raft::eraftpb::HardState;
 /// Where every log starts.
 pub const START: Applied = Applied { index: 5, term: 5 };
 
-/// Voters of the meta range at most; further nodes get learners.
+/// Voters of the meta range at most, unless ranges have more copies; further nodes get learners.
 pub const META_VOTERS_MAX: usize = 5;
 
 /// Copies of a range at most: more would slow down every write for failures that never come together.
@@ -69,7 +69,7 @@ impl Plan {
             .map(|(place, node)| ReplicaDescriptor {
                 replica: ReplicaId(place as u64 + 1),
                 node: *node,
-                kind: if place < meta_voters(nodes.len()) {
+                kind: if place < meta_voters(nodes.len(), self.replicas) {
                     ReplicaKind::Voter
                 } else {
                     ReplicaKind::Learner
@@ -134,9 +134,10 @@ impl Plan {
     }
 }
 
-/// How many of `nodes` vote in the meta range: an odd number, so that none is in vain.
-pub fn meta_voters(nodes: usize) -> usize {
-    let voters = nodes.min(META_VOTERS_MAX);
+/// How many of `nodes` vote in the meta range: an odd number, so that none is in vain, and as many as
+/// ranges have copies at least, since no range serves without the meta range.
+pub fn meta_voters(nodes: usize, copies: usize) -> usize {
+    let voters = nodes.min(META_VOTERS_MAX.max(copies));
     if voters.is_multiple_of(2) && voters > 2 { voters - 1 } else { voters }
 }
 
@@ -166,6 +167,14 @@ pub fn initial_hard_state(before: HardState) -> HardState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_meta_range_survives_what_every_range_survives() {
+        let voters =
+            [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (7, 3), (9, 5), (7, 7), (9, 7), (5, 7)];
+        let voters = voters.map(|(nodes, copies)| meta_voters(nodes, copies));
+        assert_eq!(voters, [1, 2, 3, 3, 5, 5, 5, 7, 7, 5]);
+    }
 
     #[test]
     fn copies_that_make_no_sense_are_refused_with_the_rule() {

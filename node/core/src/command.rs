@@ -4,7 +4,7 @@
 //! be decoded stops the node: skipping it would let replicas differ.
 
 use crate::check::{Checkpoint, Divergence};
-use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor};
+use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
 use crate::key::Span;
@@ -330,6 +330,27 @@ pub enum MetaChange {
         node: NodeId,
         /// The ranges taken in.
         gone: Vec<RangeId>,
+    },
+    /// What a node says of itself has changed.
+    Facts {
+        /// The node.
+        node: NodeId,
+        /// What it says.
+        facts: Facts,
+    },
+    /// How many copies the keys under a prefix are to have.
+    SetPolicy {
+        /// The prefix.
+        prefix: Bytes,
+        /// Copies.
+        copies: u64,
+        /// Also if the cluster is for more failures.
+        fewer: bool,
+    },
+    /// As many as the keys around it.
+    RemovePolicy {
+        /// The prefix.
+        prefix: Bytes,
     },
 }
 

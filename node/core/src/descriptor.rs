@@ -107,6 +107,29 @@ pub struct NodeRecord {
     pub state: NodeState,
 }
 
+/// How much room a node's disk has.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Room {
+    /// More than it needs.
+    #[default]
+    Plenty,
+    /// Less than others should have.
+    Less,
+    /// So little that it gets no new copies.
+    Little,
+}
+
+/// What a node says of itself that matters for where copies go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Facts {
+    /// What it fails together with, for example its zone; empty: it fails alone.
+    pub domain: String,
+    /// Its disk.
+    pub room: Room,
+}
+
 /// The registered right of a range's leader to serve (the *range lease*): of the highest term
 /// that registered with the sequencer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

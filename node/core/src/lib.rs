@@ -49,6 +49,7 @@ pub mod replica;
 pub mod bootstrap;
 
 pub mod placement;
+pub mod planner;
 
 pub mod status;
 

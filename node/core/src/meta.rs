@@ -7,17 +7,20 @@
 //! registered term never goes back; node and range ids are never given twice.
 
 mod divergences;
+mod facts;
 mod merging;
+mod policies;
 mod recovery;
 mod transactions;
 
 pub use merging::{Merge, Merges};
+pub use policies::{Policies, name as policy_name, span_of};
 pub use recovery::{EPOCH, Remains};
 pub use transactions::{Committed, Transactions};
 
 use crate::check::{Divergence, Fingerprint};
 use crate::command::{Change, Decision, MetaChange, MetaEntry};
-use crate::descriptor::{GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
+use crate::descriptor::{Facts, GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
 use crate::error::Error;
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, RequestId, Revision};
 use crate::message::{InternalReply, Verdict};
@@ -109,6 +112,8 @@ pub struct MetaState {
     drains: BTreeMap<NodeId, DrainLease>,
     wanted: BTreeMap<RangeId, usize>,
     merges: Merges,
+    facts: BTreeMap<NodeId, Facts>,
+    policies: Policies,
 }
 
 impl MetaState {
@@ -121,7 +126,10 @@ impl MetaState {
             next_range: ranges.iter().map(|range| range.id.0).max().unwrap_or(0) + 1,
             ..Scalars::default()
         };
-        let mut state = Self { scalars, ..Self::default() };
+        let first = ranges.iter().find(|range| range.id != META_RANGE);
+        let policies =
+            first.map_or_else(Policies::default, |range| Policies::formed(range.voters().count()));
+        let mut state = Self { scalars, policies, ..Self::default() };
         state.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         for range in ranges {
             state.logged.insert(range.id, range.generation);
@@ -172,6 +180,10 @@ impl MetaState {
                 Some(b'E') => {
                     state.drains.insert(NodeId(id(key)?), read(value)?);
                 }
+                Some(&facts::ROW) => {
+                    state.facts.insert(NodeId(id(key)?), read(value)?);
+                }
+                Some(&policies::ROW) => state.policies.load(key, value)?,
                 Some(b'M') => {
                     state.moves.insert(RangeId(id(key)?), read(value)?);
                 }
@@ -196,6 +208,7 @@ impl MetaState {
         for range in self.ranges.values() {
             row(&mut rows, b'R', range.id.0, Some(range));
         }
+        self.policies.all_rows(&mut rows);
         rows
     }
 
@@ -285,6 +298,13 @@ impl MetaState {
         hash.value(&self.drains);
         hash.value(&self.wanted);
         hash.value(&(self.merges.under_way(), self.merges.gone()));
+        // As earlier versions hash it, as long as there is nothing that they do not know.
+        if !self.facts.is_empty() {
+            hash.value(&self.facts);
+        }
+        if !self.policies.all().is_empty() {
+            hash.value(&self.policies);
+        }
         hash.finish()
     }
 
@@ -322,15 +342,17 @@ impl MetaState {
         self.answers.get(&id).map(|(_, answer)| answer)
     }
 
-    /// Learns of a newer descriptor from a peer. Only for routing; not durable.
-    pub fn learn(&mut self, descriptor: &RangeDescriptor) {
+    /// Learns of a newer descriptor from a peer. Only for routing; not durable. True if it is news.
+    pub fn learn(&mut self, descriptor: &RangeDescriptor) -> bool {
         let newer = self
             .ranges
             .get(&descriptor.id)
             .is_none_or(|known| known.generation < descriptor.generation);
-        if newer && descriptor.id != META_RANGE && !self.is_gone(descriptor.id) {
+        let news = newer && descriptor.id != META_RANGE && !self.is_gone(descriptor.id);
+        if news {
             self.set_range(descriptor.clone());
         }
+        news
     }
 
     fn set_range(&mut self, range: RangeDescriptor) {
@@ -533,6 +555,15 @@ impl MetaState {
                 self.absorb(descriptor, (*term, *node), gone, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
+            MetaChange::Facts { node, facts } => {
+                MetaAnswer::Client(self.note_facts(*node, facts, rows))
+            }
+            MetaChange::SetPolicy { prefix, copies, fewer } => {
+                MetaAnswer::Client(self.set_policy((prefix, *copies as usize), *fewer, rows))
+            }
+            MetaChange::RemovePolicy { prefix } => {
+                MetaAnswer::Client(self.remove_policy(prefix, rows))
+            }
         }
     }
 
@@ -690,6 +721,7 @@ impl MetaState {
         {
             record.state = NodeState::Tombstoned;
             row(rows, b'N', node.0, Some(&*record));
+            self.forget_facts(node, rows);
         }
     }
 

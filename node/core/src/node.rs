@@ -41,6 +41,8 @@ mod members;
 mod merging;
 mod meta_service;
 mod moving;
+mod planning;
+mod policies;
 pub mod recovery;
 mod replicas;
 mod routing;
@@ -54,6 +56,7 @@ use checking::Checks;
 use lifetimes::Departures;
 use merging::Merging;
 use meta_service::{MetaService, Question};
+use planning::Planning;
 use replicas::Replicas;
 use routing::Router;
 pub(crate) use splitting::Growth;
@@ -178,8 +181,10 @@ pub struct Node {
     known_peers: Vec<(NodeId, String)>,
     /// When a hand-over of the sequencer counts as failed.
     resume_at: Millis,
-    /// When members are planned again (on the meta range's leader).
-    plan_at: Millis,
+    /// Where copies go (on the meta range's leader).
+    planning: Planning,
+    /// When a cut was asked for at this bound of a placement policy.
+    bounds_asked: BTreeMap<bytes::Bytes, Millis>,
     /// The next look for replicas that were removed.
     forget_at: Millis,
     /// Requests for votes in ranges that are not here yet: the cut that makes them may be applied in
@@ -239,7 +244,8 @@ impl Node {
             counters: Counters::default(),
             known_peers: Vec::new(),
             resume_at: 0,
-            plan_at: 0,
+            planning: Planning::default(),
+            bounds_asked: BTreeMap::new(),
             forget_at: 0,
             early: BTreeMap::new(),
             orphans: BTreeMap::new(),

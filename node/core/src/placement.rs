@@ -4,7 +4,7 @@
 //! Invariant: a pure function of what it is shown; it changes nothing, and what it cannot know
 //! (whether a copy is complete) it does not judge.
 
-use crate::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
+use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor, ReplicaKind, Room};
 use crate::ids::{META_RANGE, NodeId, RangeId};
 use crate::key::{Span, printable};
 use bytes::Bytes;
@@ -20,8 +20,12 @@ pub struct Directory<'a> {
     pub ranges: &'a [RangeDescriptor],
     /// Who leads which range, as far as is known.
     pub leaders: &'a BTreeMap<RangeId, NodeId>,
-    /// Copies of each range; `None`: as many as most have.
-    pub copies: Option<usize>,
+    /// Copies of the ranges under each prefix; what none names has as many as most have.
+    pub policies: &'a [(Bytes, usize)],
+    /// Copies that ranges are to get again after a recovery, at least.
+    pub least: &'a BTreeMap<RangeId, usize>,
+    /// What nodes say of themselves.
+    pub facts: &'a BTreeMap<NodeId, Facts>,
 }
 
 /// Something that is not as it should be.
@@ -58,6 +62,24 @@ pub enum Problem {
         range: RangeId,
         /// On this node.
         node: NodeId,
+    },
+    /// Copies of a range share a failure domain, and another one, that could, has none.
+    Domain {
+        /// The range.
+        range: RangeId,
+        /// The failure domain.
+        domain: String,
+        /// Copies there.
+        copies: usize,
+        /// A node that has no copy of it, somewhere else, and could have one.
+        node: NodeId,
+    },
+    /// A range has keys of a placement policy, and others.
+    Bound {
+        /// The range.
+        range: RangeId,
+        /// The policy's prefix.
+        prefix: Bytes,
     },
     /// Keys belong to two ranges.
     Overlap {
@@ -103,6 +125,13 @@ impl fmt::Display for Problem {
             Self::Copying { range, node } => {
                 write!(f, "a copy of {range} on {node} is being made")
             }
+            Self::Domain { range, domain, copies, node } => write!(
+                f,
+                "{range} has {copies} copies in the failure domain {domain}, and {node} could have one of them"
+            ),
+            Self::Bound { range, prefix } => {
+                write!(f, "{range} has keys under {} and others", printable(prefix))
+            }
             Self::Overlap { first, second } => write!(f, "{first} and {second} share keys"),
             Self::Hole { span } => match &span.end {
                 Some(end) => write!(
@@ -124,9 +153,9 @@ impl fmt::Display for Problem {
 /// Everything that is wrong, in the order of ranges; nothing if all is well.
 pub fn check(directory: &Directory<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let wanted = directory.copies.or_else(|| usual(directory.ranges)).unwrap_or(0);
+    let usual = usual(directory.ranges).unwrap_or(0);
     for range in directory.ranges {
-        check_range(directory, range, wanted, &mut problems);
+        check_range(directory, range, usual, &mut problems);
     }
     check_spans(directory.ranges, &mut problems);
     check_leaders(directory, &mut problems);
@@ -149,11 +178,16 @@ fn usual(ranges: &[RangeDescriptor]) -> Option<usize> {
 fn check_range(
     directory: &Directory<'_>,
     range: &RangeDescriptor,
-    wanted: usize,
+    usual: usize,
     problems: &mut Vec<Problem>,
 ) {
     let id = range.id;
     let has = range.voters().count();
+    let least = directory.least.get(&id).copied().unwrap_or(0);
+    let wanted = wanted(directory.policies, range).unwrap_or(usual).max(least);
+    if id != META_RANGE {
+        problems.extend(crossed(directory.policies, range));
+    }
     // Every node has a copy of the meta range; some of them count.
     if id != META_RANGE && has != wanted {
         problems.push(Problem::Copies { range: id, has, wanted });
@@ -173,9 +207,57 @@ fn check_range(
             problems.push(Problem::Copying { range: id, node });
         }
     }
+    if id != META_RANGE {
+        problems.extend(crowded(directory, range));
+    }
     if !directory.leaders.contains_key(&id) {
         problems.push(Problem::NoLeader { range: id });
     }
+}
+
+/// Copies that a range should have: by the longest prefix of its first key that a policy names.
+pub fn wanted(policies: &[(Bytes, usize)], range: &RangeDescriptor) -> Option<usize> {
+    let mine = policies.iter().filter(|(prefix, _)| range.span.start.starts_with(prefix));
+    mine.max_by_key(|(prefix, _)| prefix.len()).map(|(_, copies)| *copies)
+}
+
+/// A policy that begins or ends inside of a range.
+fn crossed(policies: &[(Bytes, usize)], range: &RangeDescriptor) -> Option<Problem> {
+    let Span { start, end } = &range.span;
+    let begins = |prefix: &Bytes| start < prefix && end.as_ref().is_none_or(|end| prefix < end);
+    // It starts under the prefix, and its last keys are greater than any under it.
+    let ends = |prefix: &Bytes| {
+        start.starts_with(prefix)
+            && !prefix.iter().all(|byte| *byte == u8::MAX)
+            && end.as_ref().is_none_or(|end| {
+                !end.starts_with(prefix)
+                    && *end != crate::meta::span_of(prefix).end.unwrap_or_default()
+            })
+    };
+    let found = policies.iter().find(|(prefix, _)| begins(prefix) || ends(prefix));
+    found.map(|(prefix, _)| Problem::Bound { range: range.id, prefix: prefix.clone() })
+}
+
+/// The failure domain with most copies of a range, if one of them had better be elsewhere.
+fn crowded(directory: &Directory<'_>, range: &RangeDescriptor) -> Option<Problem> {
+    let facts = |node: NodeId| directory.facts.get(&node).cloned().unwrap_or_default();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for voter in range.voters() {
+        let domain = facts(voter.node).domain;
+        if !domain.is_empty() {
+            *counts.entry(domain).or_default() += 1;
+        }
+    }
+    let (copies, domain) = counts.iter().map(|(domain, copies)| (*copies, domain)).max()?;
+    let could = |node: &&NodeRecord| {
+        let Facts { domain, room } = facts(node.id);
+        node.state == NodeState::Up
+            && room != Room::Little
+            && range.replica_on(node.id).is_none()
+            && counts.get(&domain).copied().unwrap_or(0) + 1 < copies
+    };
+    let node = directory.nodes.iter().find(could)?.id;
+    Some(Problem::Domain { range: range.id, domain: domain.clone(), copies, node })
 }
 
 fn check_spans(ranges: &[RangeDescriptor], problems: &mut Vec<Problem>) {
@@ -241,6 +323,9 @@ mod tests {
         nodes: Vec<NodeRecord>,
         ranges: Vec<RangeDescriptor>,
         leaders: BTreeMap<RangeId, NodeId>,
+        facts: BTreeMap<NodeId, Facts>,
+        policies: Vec<(Bytes, usize)>,
+        least: BTreeMap<RangeId, usize>,
     }
 
     /// Five nodes, four ranges of three copies.
@@ -258,12 +343,13 @@ mod tests {
         let plan = Plan { cluster: 1, nodes: nodes.clone(), replicas: 3, split_keys };
         let ranges = plan.ranges();
         let leaders = ranges.iter().map(|range| (range.id, range.replicas[0].node)).collect();
-        Bench { nodes, ranges, leaders }
+        let (facts, policies, least) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Bench { nodes, ranges, leaders, facts, policies, least }
     }
 
     fn said(bench: &Bench) -> Vec<String> {
-        let Bench { nodes, ranges, leaders } = bench;
-        let directory = Directory { nodes, ranges, leaders, copies: None };
+        let Bench { nodes, ranges, leaders, facts, policies, least } = bench;
+        let directory = Directory { nodes, ranges, leaders, policies, least, facts };
         check(&directory).iter().map(ToString::to_string).collect()
     }
 
@@ -306,6 +392,44 @@ mod tests {
                 assert!(said.iter().any(|line| line.contains(part)), "{part}: {said:?}");
             }
         }
+    }
+
+    #[test]
+    fn policies_that_are_not_followed_are_a_problem() {
+        let mut bench = bench();
+        // r2 ends at g, r3 at n, r4 at t.
+        let policy = |prefix: &'static str, copies| (Bytes::from_static(prefix.as_bytes()), copies);
+        bench.policies = vec![policy("", 3), policy("g", 5)];
+        let named = said(&bench);
+        assert_eq!(
+            named,
+            ["r3 has keys under \"g\" and others", "r3 has 3 copies that count, not 5"]
+        );
+        bench.ranges[2].span.end = Some("h".into());
+        bench.ranges[3].span.start = "h".into();
+        assert_eq!(said(&bench), ["r3 has 3 copies that count, not 5"]);
+        bench.policies[1].1 = 3;
+        assert_eq!(said(&bench), Vec::<String>::new());
+        bench.policies[1] = policy("z", 3);
+        assert_eq!(said(&bench), ["r5 has keys under \"z\" and others"]);
+    }
+
+    #[test]
+    fn copies_that_share_a_failure_domain_in_vain_are_a_problem() {
+        let mut bench = bench();
+        let says = |(node, domain): (u64, &str)| {
+            (NodeId(node), Facts { domain: domain.to_owned(), room: Room::Plenty })
+        };
+        bench.facts = [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c")].map(says).into();
+        // r2 is on 1, 2, 3; r3 on 2, 3, 4; r4 on 3, 4, 5; r5 on 4, 5, 1.
+        let named = said(&bench);
+        assert_eq!(named.len(), 3, "{named:?}");
+        assert!(named[0].contains("r2 has 2 copies in the failure domain a, and n5"), "{named:?}");
+        assert!(named[2].contains("r4 has 2 copies in the failure domain b, and n1"), "{named:?}");
+        for node in [NodeId(1), NodeId(2), NodeId(5)] {
+            bench.facts.get_mut(&node).expect("known").room = Room::Little;
+        }
+        assert_eq!(said(&bench), Vec::<String>::new());
     }
 
     #[test]

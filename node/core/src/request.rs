@@ -3,6 +3,7 @@
 //! The gateway has checked the static rules (see `check.rs`) before a request gets here; what
 //! depends on the state (leases, revisions, existing keys) is checked where it is evaluated.
 
+use crate::descriptor::Facts;
 use crate::ids::{LeaseId, NodeId, Revision};
 use crate::key::Span;
 use bytes::Bytes;
@@ -379,6 +380,27 @@ pub enum AdminOp {
     Merge {
         /// The range.
         range: crate::ids::RangeId,
+    },
+    /// A node says of itself what matters for where copies go.
+    Facts {
+        /// The node.
+        node: NodeId,
+        /// What it says.
+        facts: Facts,
+    },
+    /// Give the keys under a prefix so many copies.
+    SetPolicy {
+        /// The prefix; empty: all keys that no other policy names.
+        prefix: Bytes,
+        /// Copies.
+        copies: u64,
+        /// Also if the cluster is for more failures.
+        fewer: bool,
+    },
+    /// Give the keys under a prefix as many copies as those around them.
+    RemovePolicy {
+        /// The prefix.
+        prefix: Bytes,
     },
 }
 

@@ -1,9 +1,10 @@
 //! What a node says about itself, for people, dashboards and the operator.
 
 use crate::check::Divergence;
-use crate::descriptor::{NodeRecord, RangeDescriptor};
+use crate::descriptor::{Facts, NodeRecord, RangeDescriptor};
 use crate::ids::{NodeId, RangeId, Revision, Term};
 use crate::request::AlarmKind;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -42,6 +43,12 @@ pub struct Status {
     pub alarms: Vec<(NodeId, AlarmKind)>,
     /// Nodes that are drained for a time, with all of that time in milliseconds.
     pub drains: Vec<(NodeId, u64)>,
+    /// What nodes say of themselves that matters for where copies go; nothing of most.
+    pub facts: Vec<(NodeId, Facts)>,
+    /// Placement policies: prefix and copies.
+    pub policies: Vec<(Bytes, usize)>,
+    /// On the sequencer: what is planned, and what is held up, for each range, in words.
+    pub planned: Vec<(RangeId, String)>,
     /// Replicas that differ from the others of their range.
     pub divergences: Vec<Divergence>,
     /// Client leases.

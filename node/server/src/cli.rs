@@ -12,6 +12,8 @@ mod output;
 
 mod recover;
 
+mod placement;
+
 mod security;
 
 mod status;
@@ -27,6 +29,7 @@ use admin::{
 use check::CheckArgs;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::ClientArgs;
+use placement::PlacementArgs;
 use recover::RecoverArgs;
 use status::StatusArgs;
 use std::ffi::OsString;
@@ -136,6 +139,9 @@ enum Command {
     /// Give up a majority that is gone for good: make one stopped node the whole cluster
     #[command(after_help = recover::AFTER_HELP)]
     Recover(RecoverArgs),
+    /// How many copies the keys under a prefix have
+    #[command(after_help = placement::AFTER_HELP)]
+    Placement(PlacementArgs),
 }
 
 const DRAIN_HELP: &str = "\
@@ -209,6 +215,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Undrain(args) => admin::undrain(args),
         Command::Move(args) => admin::move_copy(args),
         Command::Merge(args) => admin::merge(args),
+        Command::Placement(args) => placement::run(args),
         Command::Reprotect(args) => admin::reprotect(args),
         Command::Recover(args) => recover::run(args),
     }

@@ -9,6 +9,7 @@ mod values;
 
 pub use file::expand_config_file;
 pub use tls::{TlsArgs, TlsFiles};
+pub(crate) use values::failure_domain;
 pub use values::{
     ByteSize, HumanDuration, InitialCluster, Member, SplitKeys, is_unspecified, parse_key,
 };
@@ -37,6 +38,10 @@ pub struct ServeArgs {
     /// Name of this node, unique in the cluster
     #[arg(long, env = "HOLDFAST_NAME", value_name = "NAME", default_value = "default")]
     pub name: String,
+    /// What this node fails together with, for example its zone: copies of a range are spread over
+    /// failure domains [default: none, it fails alone]
+    #[arg(long, env = "HOLDFAST_FAILURE_DOMAIN", value_name = "NAME", default_value = "")]
+    pub failure_domain: String,
     /// Directory for everything this node keeps
     #[arg(long, env = "HOLDFAST_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -154,6 +159,8 @@ pub struct ServeArgs {
 pub struct Config {
     /// Name of this node.
     pub name: String,
+    /// What this node fails together with; empty: it fails alone.
+    pub failure_domain: String,
     /// Directory for everything this node keeps.
     pub data: PathBuf,
     /// `host:port` of the client listener.
@@ -225,6 +232,7 @@ impl Config {
                 args.name
             ));
         }
+        failure_domain(&args.failure_domain).map_err(|rule| format!("--failure-domain {rule}"))?;
         let advertise = |flag: &str, given: Option<String>, listen: &str| match given {
             Some(address) => values::host_port(flag, &address).map(|()| address),
             None if is_unspecified(listen) => Err(format!(
@@ -263,6 +271,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             name: args.name,
+            failure_domain: args.failure_domain,
             data,
             client_listen: args.client_listen,
             peer_listen: args.peer_listen,
@@ -360,6 +369,7 @@ mod tests {
             ("--data d --initial-cluster a=h:1,a=h:2", "twice"),
             ("--data d --split-keys 0xzz", "hex"),
             ("--data d --workers 0", "--workers"),
+            ("--data d --failure-domain a,b", "--failure-domain"),
             ("--data d --cert-file c", "--key-file is missing"),
             ("--data d --client-cert-auth", "--trusted-ca-file"),
             ("--data d --peer-trusted-ca-file c", "--peer-cert-file"),

@@ -58,6 +58,9 @@ pub struct DevArgs {
     /// First keys of the ranges that the cluster starts with: text, or hex after 0x
     #[arg(long, value_name = "K1,K2,...")]
     pub split_keys: Option<SplitKeys>,
+    /// Failure domains of the nodes, in turn: copies are spread over them [default: each node alone]
+    #[arg(long, value_name = "D1,D2,...", value_delimiter = ',')]
+    pub failure_domains: Option<Vec<String>>,
     /// Live data above which a range is cut in two, 0 for never [default: 256MiB]
     #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE")]
     pub split_size: Option<ByteSize>,

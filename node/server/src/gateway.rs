@@ -131,7 +131,7 @@ impl Gateway {
         Self { inner: Arc::new(inner) }
     }
 
-    fn backend(&self) -> &Backend {
+    pub(crate) fn backend(&self) -> &Backend {
         &self.inner.backend
     }
 

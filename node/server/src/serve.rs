@@ -8,6 +8,8 @@
 mod alarm;
 mod announce;
 
+mod facts;
+
 mod forming;
 
 mod identity;
@@ -207,6 +209,8 @@ impl Running {
             Gateway::new(backend, gateway_config, endpoints)
                 .asking(move |address| ask_report(address, tls.as_deref(), cluster))
         };
+        let domain = config.failure_domain.clone();
+        tokio::spawn(facts::follow(gateway.clone(), domain, stop_http.clone()));
         let snapshots = store_loop::receive_snapshots(&state, &inbox);
         let reporting = gateway.clone();
         let report = Box::new(move || reporting.report());

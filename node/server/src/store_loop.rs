@@ -40,7 +40,7 @@ use fingerprints::{Fingerprints, Question};
 use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::NodeState;
 use holdfast_core::effects::{Effects, Input, Millis, Persist, WatchEffect, WatchToken};
-use holdfast_core::ids::NodeId;
+use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::message::Message;
 use holdfast_core::node::Node;
 use holdfast_core::read::{Origin, ReadTask, ReadWork};
@@ -242,6 +242,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         status: Arc::default(),
         sequencer: None,
         divergences: Vec::new(),
+        planned: Vec::new(),
         node_states: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || edge.run())?;
@@ -318,6 +319,8 @@ struct StoreLoop {
     sequencer: Option<NodeId>,
     /// As they were told last.
     divergences: Vec<Divergence>,
+    /// As it was told last.
+    planned: Vec<(RangeId, String)>,
     /// As they were told last.
     node_states: Vec<(NodeId, NodeState)>,
 }
@@ -620,6 +623,7 @@ impl StoreLoop {
             info!(sequencer = ?status.sequencer, term = status.term, "the sequencer changed");
         }
         publish::tell_divergences(&mut self.divergences, &status);
+        publish::tell_planned(&mut self.planned, &status);
         publish::tell_nodes(&mut self.node_states, &status);
         for node in &status.nodes {
             if node.state == NodeState::Tombstoned {

@@ -45,6 +45,9 @@ mod reprotect;
 #[path = "process/nodes.rs"]
 mod nodes;
 
+#[path = "process/placement.rs"]
+mod placement;
+
 #[path = "process/splitting.rs"]
 mod splitting;
 

@@ -3,7 +3,7 @@
 
 use crate::invariants::states_agree::rows_of;
 use crate::world::World;
-use holdfast_core::descriptor::{NodeState, RangeDescriptor};
+use holdfast_core::descriptor::{Facts, NodeState, RangeDescriptor, Room};
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::placement::{self, Directory, Problem};
 use holdfast_core::status::{RangeStatus, Status};
@@ -104,14 +104,14 @@ pub fn free(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Has every range as many voters as it was made with, and nothing besides that could be settled?
+/// Has every range as many voters as policies say, and nothing besides that could be settled?
 ///
 /// # Errors
 /// Says which has not.
-pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
+pub fn complete(world: &World) -> Result<(), String> {
     let statuses = statuses(world)?;
     for status in &statuses {
-        if let Some(problem) = problems(status, replicas).into_iter().next() {
+        if let Some(problem) = problems(status).into_iter().next() {
             return Err(format!("as {} sees it: {problem}", status.node));
         }
         if let Some(node) = status.nodes.iter().find(|record| record.state == NodeState::Condemned)
@@ -124,10 +124,15 @@ pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
             let voters = descriptor.voters().count();
             // A copy that waits for a node which is being drained may wait for ever.
             let left_over = !drained && descriptor.replicas.len() != voters;
-            let wrong = voters != replicas || left_over;
+            let least = status.wanted.iter().find(|(range, _)| *range == descriptor.id);
+            let copies = placement::wanted(&status.policies, descriptor).unwrap_or(0);
+            let copies = copies.max(least.map_or(0, |(_, copies)| *copies));
+            // Who is being drained gets no copies.
+            let few = drained && voters < copies && voters >= copies.min(3);
+            let wrong = voters != copies && !few || left_over;
             if descriptor.id != META_RANGE && wrong {
                 return Err(format!(
-                    "{} does not know {replicas} copies: {descriptor:?}",
+                    "{} does not know {copies} copies: {descriptor:?}",
                     status.node
                 ));
             }
@@ -137,13 +142,22 @@ pub fn complete(world: &World, replicas: usize) -> Result<(), String> {
 }
 
 /// What the checker of the directory says, but for what a node that is being drained excuses.
-fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
+fn problems(status: &Status) -> Vec<Problem> {
     let plain = |range: &RangeStatus| RangeDescriptor::clone(&range.descriptor);
     let ranges: Vec<_> = status.ranges.iter().map(plain).collect();
     let leader = |range: &RangeStatus| Some((range.descriptor.id, range.leaseholder?));
     let leaders = status.ranges.iter().filter_map(leader).collect();
     let nodes = &status.nodes;
-    let directory = Directory { nodes, ranges: &ranges, leaders: &leaders, copies: Some(replicas) };
+    let facts = status.facts.iter().cloned().collect();
+    let least = status.wanted.iter().copied().collect();
+    let directory = Directory {
+        nodes,
+        ranges: &ranges,
+        leaders: &leaders,
+        policies: &status.policies,
+        least: &least,
+        facts: &facts,
+    };
     let drained = status.nodes.iter().any(|record| record.state == NodeState::Draining);
     let has_room_elsewhere = |range: &RangeId| {
         let holders = ranges.iter().find(|descriptor| descriptor.id == *range);
@@ -152,7 +166,11 @@ fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
     };
     let mut problems = placement::check(&directory);
     problems.retain(|problem| match problem {
-        Problem::Copying { .. } => !drained,
+        // As many as there are nodes for it.
+        Problem::Copies { has, wanted, .. } => {
+            !(drained && has < wanted && *has >= (*wanted).min(3))
+        }
+        Problem::Copying { .. } | Problem::Domain { .. } => !drained,
         // Who leaves waits as long as only a drained node could take its copy.
         Problem::Node { range, state: Some(NodeState::Leaving), .. } => {
             !drained || has_room_elsewhere(range)
@@ -162,6 +180,23 @@ fn problems(status: &Status, replicas: usize) -> Vec<Problem> {
         _ => true,
     });
     problems
+}
+
+/// What nodes have said of themselves, as any of them knows.
+pub fn facts(world: &World) -> Vec<(NodeId, Facts)> {
+    let statuses = world.nodes().keys().filter_map(|node| world.status(*node));
+    statuses
+        .flat_map(|status| status.facts)
+        .filter(|(_, facts)| facts.room != Room::Plenty)
+        .collect()
+}
+
+/// Has every node room, as all of them know?
+///
+/// # Errors
+/// Says which has not.
+pub fn roomy(world: &World) -> Result<(), String> {
+    facts(world).first().map_or(Ok(()), |(node, facts)| Err(format!("{node} has {facts:?}")))
 }
 
 /// How many consistency checks each node has led, and how many of these without everybody.

@@ -143,15 +143,15 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Every invariant, for ranges with so many copies.
-    pub fn new(copies: usize) -> Self {
+    /// Every invariant.
+    pub fn new() -> Self {
         let list: Vec<Box<dyn Invariant>> = vec![
             Box::<election_safety::ElectionSafety>::default(),
             Box::<log_matching::LogMatching>::default(),
             Box::<states_agree::StatesAgree>::default(),
             Box::<grants_unique::GrantsUnique>::default(),
             Box::<watermark::Watermark>::default(),
-            Box::new(quorum_durable::QuorumDurable::new(copies)),
+            Box::<quorum_durable::QuorumDurable>::default(),
             Box::<promises_kept::PromisesKept>::default(),
             Box::<checks_truthful::ChecksTruthful>::default(),
         ];

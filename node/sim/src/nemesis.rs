@@ -3,6 +3,7 @@
 use crate::network::Delays;
 use crate::world::{DiskDelays, World};
 use bytes::Bytes;
+use holdfast_core::descriptor::{Facts, Room};
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::request::{AdminOp, Request};
@@ -166,6 +167,30 @@ impl Nemesis {
         let known = world.status(gateway).map_or_else(Vec::new, |status| status.ranges);
         let range = known.choose(world.rng()).map_or(META_RANGE, |range| range.descriptor.id);
         world.request(gateway, 2_000, Request::Admin(AdminOp::Merge { range }));
+    }
+
+    /// Keys are to have another number of copies, or a node says something new of itself.
+    pub fn place(world: &mut World) {
+        let count = world.nodes().len() as u64;
+        let gateway = NodeId(world.rng().random_range(1..=count));
+        let op = if world.rng().random_ratio(1, 6) {
+            let node = NodeId(world.rng().random_range(1..=count));
+            let domain = *["", "a", "b", "c"].choose(world.rng()).expect("not empty");
+            let rooms = [Room::Plenty, Room::Plenty, Room::Less, Room::Little];
+            let room = *rooms.choose(world.rng()).expect("not empty");
+            AdminOp::Facts { node, facts: Facts { domain: domain.to_owned(), room } }
+        } else {
+            let prefix =
+                *["", "k1", "k3", "k3a", "k5/", "k9", "m"].choose(world.rng()).expect("not empty");
+            let prefix = Bytes::from_static(prefix.as_bytes());
+            if world.rng().random_ratio(1, 4) {
+                AdminOp::RemovePolicy { prefix }
+            } else {
+                let copies = *[1, 3, 3, 5].choose(world.rng()).expect("not empty");
+                AdminOp::SetPolicy { prefix, copies, fewer: world.rng().random() }
+            }
+        };
+        world.request(gateway, 2_000, Request::Admin(op));
     }
 
     fn administer(world: &mut World, gateway: NodeId) {

@@ -10,9 +10,10 @@ use crate::oracle::value_of;
 use crate::workload::{Watchers, Workload};
 use crate::world::{Coverage, Happening, Options, World};
 use bytes::Bytes;
+use holdfast_core::descriptor::{Facts, Room};
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::NodeId;
-use holdfast_core::request::{Op, PutOp, RangeOp, Request, Response};
+use holdfast_core::request::{AdminOp, Op, PutOp, RangeOp, Request, Response};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,12 +28,15 @@ const SHAPE: u64 = 0x5eed;
 const WATCHER_TIMERS: u64 = 1 << 20;
 const NEMESIS_TIMER: u64 = 1 << 21;
 const MERGE_TIMER: u64 = 1 << 22;
+const POLICY_TIMER: u64 = 1 << 23;
 
 /// After the last fault, every range has a leader within this. Five elections, and the time that
 /// a request sent to nowhere takes to be sent again.
 const LED_MS: Millis = 12_000;
 /// Then leaders are where they belong, replicas equal, watches complete.
 const SETTLED_MS: Millis = 20_000;
+/// Then copies are made until all ranges have as many as policies say: a few hundred steps at worst.
+const COPIES_MS: Millis = 60_000;
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -47,6 +51,9 @@ pub struct Plan {
     pub calm: bool,
     /// Longest pause between two merges that are asked for; 0 is none.
     pub merges_ms: Millis,
+    /// Longest pause between two changes of placement policies, or of what nodes say of themselves; 0 is
+    /// none.
+    pub policies_ms: Millis,
 }
 
 impl Plan {
@@ -70,7 +77,9 @@ impl Plan {
         options.check_every_ms = 2_000;
         options.election_ms = *[1000, 1000, 500].choose(&mut rng).expect("not empty");
         let merges_ms = *[0, 500, 500, 3_000].choose(&mut rng).expect("not empty");
-        Self { options, chaos_ms: 15_000, steps_max: u64::MAX, calm: false, merges_ms }
+        let policies_ms = *[0, 0, 500, 2_000, 8_000].choose(&mut rng).expect("not empty");
+        let (chaos_ms, steps_max) = (15_000, u64::MAX);
+        Self { options, chaos_ms, steps_max, calm: false, merges_ms, policies_ms }
     }
 }
 
@@ -102,8 +111,8 @@ struct Run {
     workload: Workload,
     watchers: Watchers,
     nemesis: Nemesis,
-    replicas: usize,
     merges_ms: Millis,
+    policies_ms: Millis,
 }
 
 /// Runs a plan; a panic of the core (or of the world) is a violation too.
@@ -132,7 +141,6 @@ pub fn run_caught(plan: Plan) -> Report {
 /// Runs a plan.
 pub fn run(plan: Plan) -> Report {
     let seed = plan.options.seed;
-    let replicas = plan.options.replicas.min(plan.options.nodes as usize);
     let mut world = World::new(plan.options);
     let temper = if plan.calm { Temper::calm() } else { Temper::draw(&mut world) };
     let think_max = if world.rng().random() { 20 } else { 200 };
@@ -140,12 +148,15 @@ pub fn run(plan: Plan) -> Report {
         workload: Workload::new(CLIENTS, think_max),
         watchers: Watchers::new(WATCHERS, WATCHER_TIMERS),
         nemesis: Nemesis::new(temper, NEMESIS_TIMER),
-        replicas,
         merges_ms: plan.merges_ms,
+        policies_ms: plan.policies_ms,
         world,
     };
     if plan.merges_ms > 0 {
         run.world.timer(plan.merges_ms, MERGE_TIMER);
+    }
+    if plan.policies_ms > 0 {
+        run.world.timer(plan.policies_ms, POLICY_TIMER);
     }
     let mut violation = run.all(plan.chaos_ms, plan.steps_max).err();
     if violation.is_none() {
@@ -181,6 +192,7 @@ impl Run {
         }
         self.nemesis.heal(&mut self.world);
         self.until(LED_MS, "a leader for every range", |run| convergence::led(&run.world))?;
+        self.make_room()?;
         self.time(2_000)?;
         self.workload.stopped = true;
         self.watchers.stopped = true;
@@ -192,10 +204,7 @@ impl Run {
             convergence::balanced(&run.world)?;
             convergence::led(&run.world)
         })?;
-        let replicas = self.replicas;
-        self.until(SETTLED_MS, "full set of copies", |run| {
-            convergence::complete(&run.world, replicas)
-        })?;
+        self.until(COPIES_MS, "full set of copies", |run| convergence::complete(&run.world))?;
         self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
         let before = convergence::checks(&self.world);
@@ -210,6 +219,24 @@ impl Run {
                 .find(|watch| watch.through < last && watch.next() <= last);
             behind.map_or(Ok(()), |watch| Err(format!("{last} is missing: {watch:?}")))
         })
+    }
+
+    /// Disks are emptied: with too little room for copies, no cluster is whole again.
+    fn make_room(&mut self) -> Result<(), String> {
+        let mut found = Err(String::new());
+        for _ in 0..10 {
+            found = convergence::roomy(&self.world);
+            if found.is_ok() {
+                break;
+            }
+            for (node, facts) in convergence::facts(&self.world) {
+                let facts = Facts { room: Room::Plenty, ..facts };
+                let op = AdminOp::Facts { node, facts };
+                self.world.request(node, 2_000, Request::Admin(op));
+            }
+            self.time(1_000)?;
+        }
+        found.map_err(|why| format!("no room: {why}"))
     }
 
     /// A write into each range and a read of everything, through each node.
@@ -306,6 +333,12 @@ impl Run {
                 let after = world.rng().random_range(1..=self.merges_ms);
                 world.timer(after, MERGE_TIMER);
                 Nemesis::merge(world);
+            }
+            Happening::Timer(POLICY_TIMER) if nemesis.stopped => {}
+            Happening::Timer(POLICY_TIMER) => {
+                let after = world.rng().random_range(1..=self.policies_ms);
+                world.timer(after, POLICY_TIMER);
+                Nemesis::place(world);
             }
             Happening::Timer(name) if name >= WATCHER_TIMERS => {
                 let seen = workload.seen();

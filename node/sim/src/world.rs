@@ -239,7 +239,7 @@ impl World {
     pub fn new(options: Options) -> Self {
         let mut world = Self {
             network: Network::default(),
-            checks: Checks::new(options.replicas.min(options.nodes as usize)),
+            checks: Checks::new(),
             coverage: Coverage::default(),
             drop_one_in: 0,
             now: 1000,

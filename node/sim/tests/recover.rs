@@ -178,7 +178,7 @@ fn survive(seed: u64) {
     }
     run(&mut world, 2_000);
     until(&mut world, "copies", |world| {
-        convergence::complete(world, 3)?;
+        convergence::complete(world)?;
         convergence::led(world)?;
         convergence::free(world)
     });
@@ -333,7 +333,7 @@ fn survive_in_part(seed: u64) {
     assert!(found.len() == 10 && found.values().all(|value| *value == "8000"), "{seed}");
     until(&mut world, "end of the old copies", |world| {
         convergence::led(world)?;
-        convergence::complete(world, 3)?;
+        convergence::complete(world)?;
         let old = gone.iter().find(|node| {
             let status = world.status(**node).expect("it runs");
             let runs = status.replicas.iter().any(|own| own.range == range);

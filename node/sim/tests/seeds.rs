@@ -61,7 +61,8 @@ fn check(plan: Plan) -> Report {
 fn seeds_that_once_failed_pass() {
     for (seed, found) in FIXED {
         println!("{found}:");
-        check(Plan::new(seed));
+        // They were found before there were policies, whose dice would change what happens.
+        check(Plan { policies_ms: 0, ..Plan::new(seed) });
     }
 }
 

@@ -213,5 +213,23 @@ mod fake {
         ) -> Result<Response<pb::MoveReply>, Status> {
             no()
         }
+        async fn placement(
+            &self,
+            _: Request<pb::PlacementRequest>,
+        ) -> Result<Response<pb::PlacementReply>, Status> {
+            no()
+        }
+        async fn set_placement(
+            &self,
+            _: Request<pb::SetPlacementRequest>,
+        ) -> Result<Response<pb::SetPlacementReply>, Status> {
+            no()
+        }
+        async fn remove_placement(
+            &self,
+            _: Request<pb::RemovePlacementRequest>,
+        ) -> Result<Response<pb::RemovePlacementReply>, Status> {
+            no()
+        }
     }
 }

@@ -90,6 +90,10 @@ impl MetaState {
         for node in std::mem::take(&mut self.drains).into_keys() {
             row::<u64>(rows, b'E', node.0, None);
         }
+        let gone = self.facts.keys().copied().filter(|node| *node != remains.node);
+        for node in gone.collect::<Vec<_>>() {
+            self.forget_facts(node, rows);
+        }
         self.scalars.block = GrantBlock { end: remains.revision, handover: None };
         self.scalars.compacted = remains.revision;
         self.scalars.next_node += NODES_SKIPPED;

@@ -96,7 +96,7 @@ impl Node {
         let Some(descriptor) = replica.descriptor.clone() else { return };
         // The first half of a joint change is not news yet: who leaves by it still counts.
         if !replica.group.is_joint() {
-            self.meta.learn(&descriptor);
+            self.learn(&descriptor);
             if range == META_RANGE && self.sequencer.is_active() {
                 self.publish_meta_members();
             }
@@ -257,7 +257,7 @@ impl Node {
         }
         self.replicas.insert(id, replica);
         self.apply_batch(ApplyBatch { range: id, applied: START, mutations: Vec::new(), system });
-        self.meta.learn(&child);
+        self.learn(&child);
         self.dirty.insert(id);
         if let Some(EarlyVote { from, from_replica, to, data }) = self.early.remove(&id) {
             self.raft_message(from, id, from_replica, to, &data);
@@ -376,6 +376,7 @@ impl Node {
                 rows.iter().map(|(key, value)| (key.as_ref(), value.as_ref())),
             );
             self.meta = meta.unwrap_or_else(|error| panic!("meta range after a snapshot: {error}"));
+            self.planning.changed();
             self.meta_changed();
         }
         self.send_raft(range, turn.messages);

@@ -1,12 +1,10 @@
-//! Ranges that have fewer copies than they are to have get more, one at a time.
+//! Ranges that were recovered from their last copies are to have as many as before; the planner sees to
+//! it, as to what policies say, whichever is more.
 //!
-//! Invariant: a copy counts only once it has the data; one that is begun goes on before another one
-//! begins. A range that grows from one copy to three has two for a while, and then needs both.
+//! Invariant: the directory is told by the range, which remembers it, until it knows.
 
 use super::Node;
-use super::members::{Load, Step};
 use super::routing::Owner;
-use crate::descriptor::{RangeDescriptor, ReplicaDescriptor};
 use crate::ids::{META_RANGE, RangeId};
 use crate::message::{MetaRequest, RangeRequest};
 
@@ -23,27 +21,5 @@ impl Node {
             let body = RangeRequest::Meta(MetaRequest::Want { range, copies });
             self.internal_request(Owner::Nobody, META_RANGE, body);
         }
-    }
-
-    /// The next step towards the copies that a range lacks, if it lacks any.
-    pub(super) fn grow(
-        &self,
-        range: &RangeDescriptor,
-        begun: Option<ReplicaDescriptor>,
-        load: &mut Load,
-    ) -> Option<Step> {
-        if range.voters().count() >= self.meta.wanted(range.id) {
-            return None;
-        }
-        let target = match begun {
-            Some(begun) => begun.node,
-            None => {
-                let free = load.free(range)?;
-                load.add(free);
-                free
-            }
-        };
-        let generation = range.generation;
-        Some(Step { range: range.id, add: Some(target), remove: None, generation })
     }
 }

@@ -24,7 +24,7 @@ use crate::ids::{Index, META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
 use crate::key::Span;
 use crate::leaseholder::{Asked, Asker, Work};
 use crate::message::{InternalReply, Outcome, RangeRequest, RoutedRequest};
-use crate::meta::{Merge, Move};
+use crate::meta::{Merge, Move, policy_name};
 use crate::replica::Replica;
 use crate::replica::merging::{Legacy, merge_in};
 use crate::state::{Applied, StateReads};
@@ -121,6 +121,13 @@ impl Node {
         if let Some(known) = self.meta.merges().under_way().get(&left) {
             return Ok(*known);
         }
+        if let Some(prefix) = self.meta.policies().bound(&right.span.start) {
+            let (prefix, right) = (policy_name(prefix), right.id);
+            return Err(format!(
+                "between {left} and {right} the placement policy of {prefix} begins or ends: they would \
+                 be cut there again (see `placement list`)"
+            ));
+        }
         if self.meta.merges().under_way().len() >= MERGES_MAX {
             return Err(format!("{MERGES_MAX} merges are under way: try again when one is done"));
         }
@@ -165,7 +172,9 @@ impl Node {
             .find(|node| {
                 right.replica_on(**node).is_some_and(|own| own.kind == ReplicaKind::Learner)
             })
-            .or_else(|| wanted.iter().find(|node| right.replica_on(**node).is_none()))?;
+            .or_else(|| wanted.iter().find(|node| right.replica_on(**node).is_none()))
+            // An only copy goes by way of two: the old one has still to go.
+            .or_else(|| wanted.iter().find(|node| right.replica_on(**node).is_some()))?;
         let to = *to;
         let from = right.voters().find(|voter| left.replica_on(voter.node).is_none())?.node;
         Some(Move { from, to })
@@ -222,6 +231,10 @@ impl Node {
         let ranges = self.meta.ranges();
         let both = ranges.get(&left).zip(ranges.get(&merge.right));
         let change = match both {
+            // A policy was set meanwhile: they would be cut there again.
+            Some((_, theirs)) if self.meta.policies().is_bound(&theirs.span.start) => {
+                MetaChange::MergeEnded(merge)
+            }
             Some((ours, theirs)) if are_together(ours, theirs) => {
                 let generations = Some((ours.generation, theirs.generation));
                 MetaChange::Merge(Merge { generations, ..merge })

@@ -6,6 +6,7 @@
 //! deposed leader expires nothing.
 
 use super::Node;
+use super::planning::Planning;
 use super::routing::Owner;
 use super::transactions::Sweeper;
 use crate::command::{MetaChange, MetaEntry};
@@ -318,6 +319,15 @@ impl Node {
                 Ok(merge) => self.change_for(asker, id, MetaChange::Merge(merge)),
                 Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
             },
+            Request::Admin(AdminOp::Facts { node, facts }) => {
+                self.change_for(asker, id, MetaChange::Facts { node, facts });
+            }
+            Request::Admin(AdminOp::SetPolicy { prefix, copies, fewer }) => {
+                self.change_for(asker, id, MetaChange::SetPolicy { prefix, copies, fewer });
+            }
+            Request::Admin(AdminOp::RemovePolicy { prefix }) => {
+                self.change_for(asker, id, MetaChange::RemovePolicy { prefix });
+            }
             Request::Admin(AdminOp::Reprotect { node, operation, epoch }) => {
                 match self.may_reprotect(node) {
                     Ok(()) => {
@@ -357,6 +367,9 @@ impl Node {
 
     /// A meta entry was applied (on any node).
     pub(super) fn meta_applied(&mut self, entry: &MetaEntry, answer: MetaAnswer) {
+        if Planning::concerns(&entry.change) {
+            self.planning.changed();
+        }
         match &entry.change {
             MetaChange::Reserve { .. } => self.sequencer.reserved(),
             MetaChange::Takeover { term, .. } => {

@@ -1,4 +1,5 @@
-//! Moving one copy of a range on command: learner, catch-up, one joint change.
+//! Moving one copy of a range on command: learner, catch-up, one joint change. An only copy goes by way
+//! of two: the new one counts first, then leads, and then the old one goes.
 //!
 //! The meta range remembers what was asked for until it is done, so that a crash of any leader on the
 //! way loses nothing; its leader asks the range for the next step again and again (`members`).
@@ -12,6 +13,7 @@ use crate::descriptor::{NodeState, RangeDescriptor, ReplicaKind};
 use crate::effects::Millis;
 use crate::ids::{META_RANGE, NodeId, RangeId, RequestId};
 use crate::meta::Move;
+use crate::planner;
 
 /// Moves that are under way at most: each takes a raft snapshot.
 const MOVES_MAX: usize = 16;
@@ -62,9 +64,6 @@ impl Node {
                 "another copy of {range} is being made: try again when it is done"
             ));
         }
-        if descriptor.voters().count() == 1 {
-            return Err(format!("{range} has one copy only, and that leads: it cannot be moved"));
-        }
         let here = descriptor.voters().filter(|voter| self.answers(voter.node)).count();
         if here < descriptor.quorum() {
             return Err(format!("{range} has no majority: {here} of its copies are reachable"));
@@ -72,17 +71,7 @@ impl Node {
         if self.meta.moves().len() >= MOVES_MAX {
             return Err(format!("{MOVES_MAX} moves are under way: try again when one is done"));
         }
-        let copies = |node: NodeId| {
-            let data = self.meta.ranges().values().filter(|range| range.id != META_RANGE);
-            data.filter(|range| range.replica_on(node).is_some()).count()
-        };
-        let (at_from, at_to) = (copies(from) - 1, copies(to) + 1);
-        if at_to > at_from + 1 {
-            return Err(format!(
-                "{to} would have {at_to} copies and {from} {at_from}: the cluster evens that out and would move one back"
-            ));
-        }
-        Ok(())
+        planner::would_stay(&self.survey(), &self.sight(descriptor), way)
     }
 
     /// What a move needs next: add there, remove here. Nothing if the range is not being moved.
@@ -112,6 +101,12 @@ impl Node {
     fn is_over(&self, range: &RangeDescriptor, way: Move) -> bool {
         let arrived = range.voters().any(|voter| voter.node == way.to);
         let left = range.replica_on(way.from).is_none();
+        // Of an only copy there are two for a moment; the old one has still to go.
+        let wanted = self.meta.copies_of(range);
+        let voters = range.voters().count();
+        if arrived && !left && voters > wanted.unwrap_or_else(|| planner::odd(voters)) {
+            return false;
+        }
         let up = self.meta.nodes().get(&way.to).map(|record| record.state) == Some(NodeState::Up);
         let lost = self
             .peers

@@ -20,6 +20,7 @@ use crate::effects::{Input, LogWrite, ReplicaBoot};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, Revision, Term};
 use crate::key::{Span, printable};
 use crate::meta::{EPOCH, MetaState, Remains};
+use crate::planner::odd;
 use crate::replica::{LEFT_ROW, REVISION_ROW, Replica, WANTED_ROW, descriptor_row, members_row};
 use crate::state::{Applied, ApplyBatch, StateReads, SystemRow};
 use bytes::Bytes;
@@ -303,7 +304,7 @@ impl Node {
                 let term = registered.max(START.term) + EPOCH;
                 let hard_state = initial_hard_state(HardState { term, ..HardState::default() });
                 log.push(LogWrite { destroy: true, ..initial_log(*range, hard_state) });
-                state.push(empty_batch(&descriptor, known.voters().count(), None));
+                state.push(empty_batch(&descriptor, odd(known.voters().count()), None));
                 report.lost.push(lost);
             }
         }
@@ -387,7 +388,8 @@ impl Node {
     }
 
     fn copies(&self, own: &Own<'_>) -> usize {
-        own.descriptor.voters().count().max(self.meta.wanted(own.replica.range)).max(1)
+        let voters = odd(own.descriptor.voters().count());
+        voters.max(self.meta.wanted(own.replica.range)).max(1)
     }
 
     /// A range with the only copy here, later than anything that was said of it.

@@ -57,6 +57,8 @@ pub(super) enum Owner {
     Cut(RangeId, Bytes),
     /// That cut.
     CutAt(RangeId),
+    /// A range id for a cut at a bound of a placement policy.
+    Bound(Bytes),
     /// A lock for a transaction of this gateway, by its place among the transaction's ranges.
     Lock(u64, usize),
     /// The decision on a transaction of this gateway.
@@ -203,6 +205,7 @@ impl Router {
             | Owner::SplitId(..)
             | Owner::Cut(..)
             | Owner::CutAt(_)
+            | Owner::Bound(_)
             | Owner::Lock(..)
             | Owner::Commit(_)
             | Owner::Resolve(..)
@@ -288,6 +291,9 @@ impl Node {
             | AdminOp::Move { .. }
             | AdminOp::Merge { .. }
             | AdminOp::DrainFor { .. }
+            | AdminOp::Facts { .. }
+            | AdminOp::SetPolicy { .. }
+            | AdminOp::RemovePolicy { .. }
             | AdminOp::Reprotect { .. }) => self.enqueue(
                 Owner::Client(token),
                 Place::Meta,
@@ -673,7 +679,7 @@ impl Node {
             }
             Outcome::Misrouted { reason, descriptors } => {
                 for descriptor in &descriptors {
-                    self.meta.learn(descriptor);
+                    self.learn(descriptor);
                 }
                 self.try_again(sequence, &reason);
             }
@@ -790,7 +796,7 @@ impl Node {
             Owner::Cut(range, _) | Owner::CutAt(range) => self.cut_ended(range),
             Owner::Merging(merge) => self.merging_failed(merge),
             // Whoever needs it asks again.
-            Owner::Settle(..) | Owner::Register(_) | Owner::Nobody => {}
+            Owner::Settle(..) | Owner::Register(_) | Owner::Bound(_) | Owner::Nobody => {}
         }
     }
 
@@ -801,6 +807,7 @@ impl Node {
             }
             (Owner::Lock(transaction, part), reply) => self.lock_answered(transaction, part, reply),
             (Owner::Cut(range, key), InternalReply::Range(child)) => self.cut_at(range, key, child),
+            (Owner::Bound(key), InternalReply::Range(child)) => self.cut_at_bound(key, child),
             (Owner::Commit(transaction), InternalReply::Decided(verdict)) => {
                 self.decided(transaction, verdict);
             }

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::descriptor::{NodeState, RangeDescriptor};
-use crate::ids::META_RANGE;
+use crate::ids::{META_RANGE, RangeId};
 use crate::replica::Replica;
 use crate::status::{RangeStatus, ReplicaStatus, Status};
 use std::sync::Arc;
@@ -43,6 +43,15 @@ impl Node {
             replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
             alarms: self.meta.alarms().iter().copied().collect(),
             drains: self.meta.drains().iter().map(|(node, drain)| (*node, drain.ttl_ms)).collect(),
+            facts: self.meta.facts().iter().map(|(node, own)| (*node, own.clone())).collect(),
+            policies: self
+                .meta
+                .policies()
+                .all()
+                .iter()
+                .map(|(prefix, copies)| (prefix.clone(), *copies))
+                .collect(),
+            planned: self.planned(),
             divergences: self.meta.divergences().values().cloned().collect(),
             leases: self.meta.leases().len(),
             requests: self.router.len(),
@@ -73,6 +82,16 @@ impl Node {
                 descriptor,
             })
             .collect()
+    }
+
+    /// The sequencer's last plan, in words.
+    fn planned(&self) -> Vec<(RangeId, String)> {
+        if !self.sequencer.is_active() {
+            return Vec::new();
+        }
+        let steps = self.planning.plan().steps.iter().map(|step| (step.range, step.to_string()));
+        let held = self.planning.plan().held.iter();
+        steps.chain(held.map(|(range, why)| (*range, format!("{range}: {why}")))).collect()
     }
 
     fn replica_status(&self, replica: &Replica) -> ReplicaStatus {

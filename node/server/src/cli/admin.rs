@@ -130,11 +130,12 @@ pub(super) fn id(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn ranges(args: RangesArgs) -> Result<(), Failure> {
-    const COLUMNS: [Column; 6] = [
+    const COLUMNS: [Column; 7] = [
         ("RANGE", &["id", "range"]),
         ("START", &["start"]),
         ("END", &["end"]),
         ("NODES", &["replicas", "nodes"]),
+        ("COPIES", &["wanted"]),
         ("LEADER", &["leader"]),
         ("STATE", &["state"]),
     ];
@@ -158,7 +159,8 @@ pub(super) fn ranges(args: RangesArgs) -> Result<(), Failure> {
             println!("{problem}");
         }
     }
-    let line = format!("{} problems with where copies and leaders are", problems.len());
+    let found = problems.iter().filter(|line| !line.starts_with("next: ")).count();
+    let line = format!("{found} problems with where copies and leaders are");
     Err(Failure { exit: Exit::Negative, line })
 }
 
@@ -209,7 +211,7 @@ fn has_moved(ranges: &[Value], (range, from, to): (u64, u64, u64)) -> bool {
 }
 
 /// Waits until the ranges are as wanted; if they are not in time, says `otherwise`.
-async fn until(
+pub(super) async fn until(
     client: &ClientArgs,
     otherwise: &str,
     done: impl Fn(&[Value]) -> bool,
@@ -232,13 +234,14 @@ async fn until(
 }
 
 pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {
-    const COLUMNS: [Column; 8] = [
+    const COLUMNS: [Column; 9] = [
         ("NODE", &["id", "node"]),
         ("NAME", &["name"]),
         ("STATE", &["state"]),
         ("REACHABLE", &["reachable"]),
         ("RANGES", &["ranges"]),
         ("LEADERS", &["leaders"]),
+        ("DOMAIN", &["failureDomain"]),
         ("CLIENT", &["clientAddress"]),
         ("PEER", &["peerAddress"]),
     ];
@@ -249,7 +252,12 @@ pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {
 }
 
 /// Prints an array, or the one under `field` of an object.
-fn list(json: &[u8], field: &str, format: Format, columns: &[Column]) -> Result<(), Failure> {
+pub(super) fn list(
+    json: &[u8],
+    field: &str,
+    format: Format,
+    columns: &[Column],
+) -> Result<(), Failure> {
     let value: Value = serde_json::from_slice(json)
         .map_err(|error| Failure::broken(format!("the node's answer is not JSON: {error}")))?;
     match format {
@@ -325,7 +333,7 @@ pub(super) fn undrain(args: UndrainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn say(args: &ClientArgs, message: &str) {
+pub(super) fn say(args: &ClientArgs, message: &str) {
     match args.output {
         Format::Table => println!("{message}"),
         Format::Json => println!("{}", output::json(&json!({ "message": message }))),

@@ -189,6 +189,20 @@ pub fn parse_key(text: &str) -> Result<Bytes, String> {
     bytes.map(Bytes::from).map_err(|_| wrong())
 }
 
+/// Longest name of a failure domain: that of a label's value in Kubernetes.
+const FAILURE_DOMAIN_MAX: usize = 63;
+
+/// Checks the name of a failure domain; an empty one is none.
+pub(crate) fn failure_domain(name: &str) -> Result<(), String> {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != ',';
+    if name.len() > FAILURE_DOMAIN_MAX || !name.chars().all(plain) {
+        return Err(format!(
+            "{name:?} must have at most {FAILURE_DOMAIN_MAX} bytes, and no space or comma"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks that `address` looks like `host:port`.
 pub(super) fn host_port(flag: &str, address: &str) -> Result<(), String> {
     let fine = address

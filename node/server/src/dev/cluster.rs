@@ -2,6 +2,7 @@
 
 use super::DevArgs;
 use crate::cli::Failure;
+use crate::config::failure_domain;
 use holdfast_core::bootstrap::check_replicas;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,6 +34,9 @@ pub(super) struct Cluster {
     pub reprotect_delay: String,
     /// First keys of the first ranges.
     pub split_keys: String,
+    /// Failure domains of the nodes, in turn; none: each node fails alone.
+    #[serde(default)]
+    pub failure_domains: Vec<String>,
     /// Bytes above which a range is cut.
     #[serde(default = "default_split_size")]
     pub split_size: u64,
@@ -75,6 +79,7 @@ impl Cluster {
             replicas: args.replicas.unwrap_or(if nodes >= 3 { 3 } else { 1 }),
             reprotect_delay: args.reprotect_delay.map_or("10m".to_owned(), |time| time.to_string()),
             split_keys: args.split_keys.clone().unwrap_or_default().to_string(),
+            failure_domains: args.failure_domains.clone().unwrap_or_default(),
             split_size: args.split_size.map_or_else(default_split_size, |size| size.0),
             tick_ms: args.tick_ms.unwrap_or(100),
             election_ms: args.election_ms.unwrap_or(1000),
@@ -116,6 +121,9 @@ impl Cluster {
         if let Some(delay) = args.reprotect_delay {
             cluster.reprotect_delay = delay.to_string();
         }
+        if let Some(domains) = &args.failure_domains {
+            cluster.failure_domains.clone_from(domains);
+        }
         if let Some(size) = args.split_size {
             cluster.split_size = size.0;
         }
@@ -131,6 +139,10 @@ impl Cluster {
         }
         check_replicas(self.replicas, self.nodes)
             .map_err(|rule| Failure::usage(format!("--replicas {rule}")))?;
+        for domain in &self.failure_domains {
+            failure_domain(domain)
+                .map_err(|rule| Failure::usage(format!("--failure-domains: {rule}")))?;
+        }
         let last = usize::from(self.client_port) + usize::from(PORT_STEP) * (self.nodes - 1) + 2;
         if self.client_port == 0 || last > usize::from(u16::MAX) {
             return Err(Failure::usage(format!(
@@ -165,6 +177,12 @@ impl Cluster {
     /// A node's directory.
     pub(super) fn node_directory(&self, number: usize) -> PathBuf {
         self.directory.join(format!("node-{number}"))
+    }
+
+    /// A node's failure domain.
+    pub(super) fn failure_domain(&self, number: usize) -> &str {
+        let domains = self.failure_domains.len().max(1);
+        self.failure_domains.get((number - 1) % domains).map_or("", String::as_str)
     }
 
     /// `--initial-cluster` of every node.

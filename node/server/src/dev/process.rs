@@ -145,6 +145,7 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("initial-cluster-state", state.to_owned()),
         ("cluster-token", cluster.token.clone()),
         ("replicas", cluster.replicas.to_string()),
+        ("failure-domain", cluster.failure_domain(number).to_owned()),
         ("split-keys", cluster.split_keys.clone()),
         ("split-size", cluster.split_size.to_string()),
         ("tick-ms", cluster.tick_ms.to_string()),

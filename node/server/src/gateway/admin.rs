@@ -146,6 +146,34 @@ impl Gateway {
         }
     }
 
+    pub(super) async fn admin_placement(
+        &self,
+        _call: Call,
+        _request: pb::PlacementRequest,
+    ) -> Result<pb::PlacementReply, Status> {
+        Ok(pb::PlacementReply { json: json(&self.cluster().await.policies())? })
+    }
+
+    pub(super) async fn admin_set_placement(
+        &self,
+        call: Call,
+        request: pb::SetPlacementRequest,
+    ) -> Result<pb::SetPlacementReply, Status> {
+        let pb::SetPlacementRequest { prefix, replicas, allow_fewer: fewer } = request;
+        self.check_placement_known().await.map_err(Status::failed_precondition)?;
+        let set = AdminOp::SetPolicy { prefix, copies: replicas.into(), fewer };
+        Ok(pb::SetPlacementReply { message: self.admin(call, set).await? })
+    }
+
+    pub(super) async fn admin_remove_placement(
+        &self,
+        call: Call,
+        request: pb::RemovePlacementRequest,
+    ) -> Result<pb::RemovePlacementReply, Status> {
+        let remove = AdminOp::RemovePolicy { prefix: request.prefix };
+        Ok(pb::RemovePlacementReply { message: self.admin(call, remove).await? })
+    }
+
     pub(super) async fn admin_check(
         &self,
         call: Call,
@@ -162,6 +190,22 @@ impl Gateway {
             }
             _ => Err(error::unexpected_answer()),
         }
+    }
+
+    /// Does every node know about placement, so that it may be in requests and in the log?
+    ///
+    /// # Errors
+    /// Who may not.
+    pub async fn check_placement_known(&self) -> Result<(), String> {
+        let unaware = self.cluster().await.unaware();
+        if unaware.is_empty() {
+            return Ok(());
+        }
+        let nodes: Vec<String> = unaware.iter().map(ToString::to_string).collect();
+        Err(format!(
+            "holdfast: {} must answer and run this version before placement is set: an older one would stop at it",
+            nodes.join(", ")
+        ))
     }
 
     async fn admin(&self, call: Call, operation: AdminOp) -> Result<String, Status> {
@@ -190,6 +234,7 @@ impl Gateway {
             room: vitals.room(),
             data: u64::try_from(vitals.db_size_in_use()).unwrap_or(0),
             view: self.backend().view().as_ref().clone(),
+            level: report::LEVEL,
         }
     }
 

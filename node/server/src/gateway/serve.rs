@@ -320,6 +320,11 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/Check" => unary!(self.admin_check, request),
             "/holdfast.admin.v1.Admin/Move" => unary!(self.admin_move, request),
             "/holdfast.admin.v1.Admin/Merge" => unary!(self.admin_merge, request),
+            "/holdfast.admin.v1.Admin/Placement" => unary!(self.admin_placement, request),
+            "/holdfast.admin.v1.Admin/SetPlacement" => unary!(self.admin_set_placement, request),
+            "/holdfast.admin.v1.Admin/RemovePlacement" => {
+                unary!(self.admin_remove_placement, request)
+            }
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
             path => error::unknown_method(path).into_http(),
         }

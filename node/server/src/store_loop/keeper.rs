@@ -7,6 +7,7 @@ use super::mail::{Inbox, Mail};
 use crate::gateway::backend::Vitals;
 use crate::metrics::Metrics;
 use crate::shutdown::{chain, fatal};
+use holdfast_core::descriptor;
 use holdfast_core::effects::Input;
 use holdfast_storage::{Disk, RaftLog, Room, State};
 use parking_lot::{Condvar, Mutex};
@@ -36,6 +37,23 @@ const PRUNE_STEP: usize = 5_000;
 
 /// Between two looks at the room on the disk.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// From this part of the disk on there is less room than others should have, and little; and then, so
+/// that it does not change to and fro, down to the part after it.
+const LESS_FRACTION: (f64, f64) = (0.75, 0.70);
+const LITTLE_FRACTION: (f64, f64) = (0.92, 0.89);
+
+/// How much room there is, for who decides about where copies go.
+fn class(used: f64, was: descriptor::Room) -> descriptor::Room {
+    let beyond = |(up, down): (f64, f64), so: bool| used >= if so { down } else { up };
+    if beyond(LITTLE_FRACTION, was == descriptor::Room::Little) {
+        descriptor::Room::Little
+    } else if beyond(LESS_FRACTION, was != descriptor::Room::Plenty) {
+        descriptor::Room::Less
+    } else {
+        descriptor::Room::Plenty
+    }
+}
 
 /// Stops the background threads.
 #[derive(Clone, Default)]
@@ -143,6 +161,8 @@ impl Keeper {
                     self.metrics.disk_room(room.total, room.free);
                     let used = room.total.saturating_sub(room.free);
                     self.vitals.set_room(room.usable().saturating_sub(used));
+                    let was = self.vitals.room_class().unwrap_or_default();
+                    self.vitals.set_room_class(class(room.used_fraction(), was));
                     let full = room.is_full(was_full.unwrap_or(false));
                     if was_full != Some(full) {
                         self.room_changed(room, full);
@@ -186,5 +206,29 @@ pub(super) fn flush_now(state: &State, inbox: &Inbox, metrics: &Metrics) {
             inbox.post(Mail::Input(Box::new(Input::StateDurable { applied })));
         }
         Err(error) => fatal(&chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::descriptor::Room::{Less, Little, Plenty};
+
+    #[test]
+    fn room_does_not_change_to_and_fro() {
+        let cases = [
+            (0.10, Plenty, Plenty),
+            (0.74, Plenty, Plenty),
+            (0.76, Plenty, Less),
+            (0.74, Less, Less),
+            (0.69, Less, Plenty),
+            (0.93, Plenty, Little),
+            (0.90, Little, Little),
+            (0.86, Little, Less),
+            (0.10, Little, Plenty),
+        ];
+        for (used, was, now) in cases {
+            assert_eq!(class(used, was), now, "{used} {was:?}");
+        }
     }
 }

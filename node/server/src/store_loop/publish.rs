@@ -43,6 +43,17 @@ pub(super) fn tell_nodes(told: &mut Vec<(NodeId, NodeState)>, status: &Status) {
     *told = now;
 }
 
+/// Logs what is new about where copies go.
+pub(super) fn tell_planned(told: &mut Vec<(RangeId, String)>, status: &Status) {
+    if *told == status.planned {
+        return;
+    }
+    for (_, line) in status.planned.iter().filter(|line| !told.contains(line)) {
+        info!("placement: {line}");
+    }
+    told.clone_from(&status.planned);
+}
+
 /// Logs what is new about replicas that differ.
 pub(super) fn tell_divergences(told: &mut Vec<Divergence>, status: &Status) {
     if *told == status.divergences {
@@ -90,6 +101,9 @@ fn view(status: &Status) -> View {
         divergences: status.divergences.clone(),
         drains: status.drains.clone(),
         wanted: status.wanted.clone(),
+        facts: status.facts.clone(),
+        policies: status.policies.clone(),
+        planned: status.planned.clone(),
         directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
         replicas,
     }

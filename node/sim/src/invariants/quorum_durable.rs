@@ -3,16 +3,19 @@
 
 use super::{Invariant, Nodes, Sight};
 use holdfast_core::command::Entry;
+use holdfast_core::descriptor::RangeDescriptor;
 use holdfast_core::effects::LogReads;
-use holdfast_core::ids::{Index, RangeId, Revision, Term};
+use holdfast_core::ids::{Index, NodeId, RangeId, Revision, Term};
+use holdfast_core::replica::DESCRIPTOR_ROW;
 use holdfast_core::replica::merging::absorbed_in;
+use holdfast_core::state::{ApplyBatch, StateReads};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where each revision is in a log.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct QuorumDurable {
-    quorum: usize,
-    places: BTreeMap<Revision, (RangeId, Index, Term)>,
+    /// With the majority of the range's copies there.
+    places: BTreeMap<Revision, (RangeId, Index, Term, usize)>,
     looked: BTreeMap<RangeId, Index>,
     /// Ranges that another took in: every replica had all of their logs, and they go.
     merged: BTreeSet<RangeId>,
@@ -21,15 +24,19 @@ pub struct QuorumDurable {
 }
 
 impl QuorumDurable {
-    /// For ranges with so many copies.
-    pub fn new(copies: usize) -> Self {
-        Self {
-            quorum: copies / 2 + 1,
-            places: BTreeMap::new(),
-            looked: BTreeMap::new(),
-            merged: BTreeSet::new(),
-            settled: BTreeSet::new(),
-        }
+    /// The smallest majority of a range's copies before and after a batch: members may change in it.
+    fn quorum(nodes: &Nodes, node: NodeId, batch: &ApplyBatch) -> usize {
+        let read = |value: &[u8]| {
+            let descriptor: RangeDescriptor =
+                postcard::from_bytes(value).expect("what was written can be read");
+            descriptor.quorum()
+        };
+        let rows = nodes[&node].state.system_rows(batch.range);
+        let before = rows.iter().find(|(key, _)| key.as_ref() == DESCRIPTOR_ROW);
+        let after = batch.system.iter().filter(|row| row.key.as_ref() == DESCRIPTOR_ROW);
+        let after = after.filter_map(|row| row.value.as_deref());
+        let all = before.map(|(_, value)| value.as_ref()).into_iter().chain(after);
+        all.map(read).min().unwrap_or(1)
     }
 }
 
@@ -50,6 +57,7 @@ impl Invariant for QuorumDurable {
                     return Ok(());
                 }
                 *looked = batch.applied.index;
+                let quorum = Self::quorum(nodes, *node, batch);
                 let log = &nodes[node].log;
                 self.merged.extend(batch.system.iter().flat_map(absorbed_in));
                 for entry in log.entries(batch.range, from, batch.applied.index + 1, u64::MAX) {
@@ -57,15 +65,17 @@ impl Invariant for QuorumDurable {
                         continue;
                     };
                     for command in commands {
-                        self.places
-                            .insert(command.revision, (batch.range, entry.index, entry.term));
+                        self.places.insert(
+                            command.revision,
+                            (batch.range, entry.index, entry.term, quorum),
+                        );
                     }
                 }
                 Ok(())
             }
             Sight::Replied { node, result: Ok(response) } => {
                 let Some(revision) = crate::oracle::header(response) else { return Ok(()) };
-                let Some((range, index, term)) = self.places.get(&revision).copied() else {
+                let Some((range, index, term, quorum)) = self.places.get(&revision).copied() else {
                     return Ok(());
                 };
                 if self.settled.contains(&revision) || self.merged.contains(&range) {
@@ -81,7 +91,7 @@ impl Invariant for QuorumDurable {
                             })
                     })
                     .count();
-                if holders < self.quorum {
+                if holders < quorum {
                     return Err(format!(
                         "{node} answers with {revision} ({range} index {index} term {term}), \
                          durable on {holders} only"

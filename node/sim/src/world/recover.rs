@@ -113,7 +113,7 @@ impl World {
         sim.starting = true;
         let options = Options { replicas: 1, ..self.options.clone() };
         let mut world = Self::new(options);
-        world.checks = Checks::new(1);
+        world.checks = Checks::new();
         world.queue.clear();
         world.now = self.now;
         world.next_incarnation = self.next_incarnation;

@@ -4,8 +4,9 @@
 //! leaseholder with the highest term; a node that did not answer is `Down`, whatever it was.
 
 use crate::gateway::backend::{RangeView, View};
+use bytes::Bytes;
 use holdfast_core::check::Divergence;
-use holdfast_core::descriptor::{NodeRecord, NodeState, RangeDescriptor, ReplicaKind};
+use holdfast_core::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor, ReplicaKind, Room};
 use holdfast_core::ids::{NodeId, RangeId, Revision};
 use holdfast_core::placement::{self, Directory};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,13 @@ pub(super) struct Local {
     #[serde(default)]
     pub data: u64,
     pub view: View,
+    /// What it can do that earlier versions could not: see [`LEVEL`].
+    #[serde(default)]
+    pub level: u32,
 }
+
+/// 0: all before placement. 1: facts of nodes and placement policies, in requests and in the log.
+pub(super) const LEVEL: u32 = 1;
 
 /// The reports of all nodes that answered.
 pub(super) struct Cluster {
@@ -44,7 +51,12 @@ pub(super) struct Cluster {
     /// Room and data of the nodes that answer.
     disks: BTreeMap<NodeId, (Option<u64>, u64)>,
     /// Copies that ranges are to have at least, where that was decided.
-    wanted: BTreeMap<RangeId, usize>,
+    least: BTreeMap<RangeId, usize>,
+    /// Nodes that answered and are of this version's level.
+    level: BTreeSet<NodeId>,
+    facts: BTreeMap<NodeId, Facts>,
+    policies: Vec<(Bytes, usize)>,
+    planned: Vec<(RangeId, String)>,
 }
 
 /// One range, with what its leaseholder says.
@@ -116,6 +128,10 @@ pub(super) struct NodeJson {
     client_address: String,
     peer_address: String,
     http_address: String,
+    /// What it fails together with; empty: it fails alone.
+    failure_domain: String,
+    /// Of its disk: `Plenty`, `Less`, `Little`.
+    room: &'static str,
 }
 
 /// One range, in `ranges`.
@@ -135,6 +151,10 @@ pub(super) struct RangeJson {
     generation: u64,
     replicas: Vec<ReplicaJson>,
     bytes_remaining: u64,
+    /// How many copies it should have, if that is known.
+    wanted: Option<usize>,
+    /// What is done next about its copies, or what holds that up, in words.
+    planned: Vec<String>,
     /// Nodes whose copies differ, as the last comparison found.
     diverged: Vec<u64>,
 }
@@ -146,6 +166,20 @@ struct ReplicaJson {
     replica: u64,
     kind: &'static str,
     caught_up: bool,
+}
+
+/// One placement policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PolicyJson {
+    /// As commands take it; empty: all keys that no other policy names.
+    prefix: String,
+    replicas: usize,
+    max_failures: usize,
+    /// Ranges under it.
+    ranges: usize,
+    /// Of which have that many copies.
+    complete: usize,
 }
 
 /// A key as text where it is plain text, else as hex after `0x`: what commands take as a key.
@@ -212,13 +246,25 @@ impl Cluster {
         let trusted = reports.iter().max_by_key(|report| Some(report.node) == sequencer);
         let divergences = trusted.map_or_else(Vec::new, |report| report.view.divergences.clone());
         let drains = trusted.map_or_else(Vec::new, |report| report.view.drains.clone());
-        let wanted = trusted.into_iter().flat_map(|report| report.view.wanted.iter().copied());
+        let least = trusted.into_iter().flat_map(|report| report.view.wanted.iter().copied());
+        let facts = trusted
+            .map_or_else(BTreeMap::new, |report| report.view.facts.iter().cloned().collect());
+        let planned = trusted.map_or_else(Vec::new, |report| report.view.planned.clone());
+        let policies = trusted.map_or_else(Vec::new, |report| report.view.policies.clone());
         Self {
-            wanted: wanted.collect(),
+            least: least.collect(),
             id,
             sequencer,
+            facts,
+            policies,
+            planned,
             revision: reports.iter().map(|report| report.revision).max().unwrap_or(0),
             nodes: nodes.into_values().collect(),
+            level: reports
+                .iter()
+                .filter(|report| report.level >= LEVEL)
+                .map(|report| report.node)
+                .collect(),
             answering: reports.iter().map(|report| report.node).collect(),
             draining: reports
                 .iter()
@@ -230,6 +276,13 @@ impl Cluster {
             drains,
             disks: reports.iter().map(|it| (it.node, (it.room, it.data))).collect(),
         }
+    }
+
+    /// The nodes that do not say that they know about placement: they may be of an older version, and
+    /// would stop at what they do not know.
+    pub(super) fn unaware(&self) -> Vec<NodeId> {
+        let nodes = self.nodes.iter().filter(|node| node.state != NodeState::Tombstoned);
+        nodes.map(|node| node.id).filter(|node| !self.level.contains(node)).collect()
     }
 
     /// How protected the data is.
@@ -281,6 +334,12 @@ impl Cluster {
             client_address: node.client_address.clone(),
             peer_address: node.peer_address.clone(),
             http_address: node.http_address.clone(),
+            failure_domain: self.facts(node.id).domain,
+            room: match self.facts(node.id).room {
+                Room::Plenty => "Plenty",
+                Room::Less => "Less",
+                Room::Little => "Little",
+            },
         })
         .collect()
     }
@@ -301,9 +360,66 @@ impl Cluster {
             self.ranges.iter().map(|range| RangeDescriptor::clone(&range.descriptor)).collect();
         let leader = |range: &Range| Some((range.descriptor.id, range.leader()?));
         let leaders = self.ranges.iter().filter_map(leader).collect();
-        let directory =
-            Directory { nodes: &self.nodes, ranges: &ranges, leaders: &leaders, copies: None };
-        placement::check(&directory).iter().map(ToString::to_string).collect()
+        let directory = Directory {
+            nodes: &self.nodes,
+            ranges: &ranges,
+            leaders: &leaders,
+            policies: &self.policies,
+            least: &self.least,
+            facts: &self.facts,
+        };
+        let found = placement::check(&directory);
+        let mut problems: Vec<String> = found.iter().map(ToString::to_string).collect();
+        if !problems.is_empty() {
+            problems.extend(self.planned.iter().map(|(_, line)| format!("next: {line}")));
+        }
+        problems
+    }
+
+    /// The placement policies, by prefix.
+    pub(super) fn policies(&self) -> Vec<PolicyJson> {
+        self.policies
+            .iter()
+            .map(|(prefix, replicas)| PolicyJson {
+                prefix: bound(prefix),
+                replicas: *replicas,
+                max_failures: replicas / 2,
+                ranges: self
+                    .ranges
+                    .iter()
+                    .filter(|range| self.policy_of(range).is_some_and(|own| own == prefix))
+                    .count(),
+                complete: self
+                    .ranges
+                    .iter()
+                    .filter(|range| self.policy_of(range).is_some_and(|own| own == prefix))
+                    .filter(|range| range.descriptor.voters().count() == *replicas)
+                    .count(),
+            })
+            .collect()
+    }
+
+    fn policy_of(&self, range: &Range) -> Option<&Bytes> {
+        let Range { descriptor, .. } = range;
+        if descriptor.id == holdfast_core::ids::META_RANGE {
+            return None;
+        }
+        let names = |(prefix, _): &&(Bytes, usize)| descriptor.span.start.starts_with(prefix);
+        let prefixes = self.policies.iter().filter(names).map(|(prefix, _)| prefix);
+        prefixes.max_by_key(|prefix| prefix.len())
+    }
+
+    /// Copies that a range should have; of the meta range every node has one.
+    fn wanted(&self, range: &Range) -> Option<usize> {
+        if range.descriptor.id == holdfast_core::ids::META_RANGE {
+            return None;
+        }
+        let policy = placement::wanted(&self.policies, &range.descriptor);
+        policy.max(self.least.get(&range.descriptor.id).copied())
+    }
+
+    fn facts(&self, node: NodeId) -> Facts {
+        self.facts.get(&node).cloned().unwrap_or_default()
     }
 
     fn range(&self, range: &Range) -> RangeJson {
@@ -336,6 +452,13 @@ impl Cluster {
             generation: descriptor.generation,
             replicas: replicas.collect(),
             bytes_remaining: range.bytes_remaining(),
+            wanted: self.wanted(range),
+            planned: self
+                .planned
+                .iter()
+                .filter(|(id, _)| *id == descriptor.id)
+                .map(|(_, line)| line.clone())
+                .collect(),
             diverged: self.divergence(range).map_or_else(Vec::new, nodes_of),
         }
     }
@@ -386,14 +509,11 @@ impl Cluster {
 
     /// Every voter has everything, and answers, and none was found to differ.
     fn is_full(&self, range: &Range) -> bool {
+        let enough = |copies: usize| range.descriptor.voters().count() >= copies;
         self.is_available(range)
+            && self.wanted(range).is_none_or(enough)
             && self.divergence(range).is_none()
-            && range.descriptor.voters().count() >= self.wanted(range)
             && range.descriptor.voters().all(|voter| self.has_copy(range, voter.node))
-    }
-
-    fn wanted(&self, range: &Range) -> usize {
-        self.wanted.get(&range.descriptor.id).copied().unwrap_or(0)
     }
 
     fn has_copy(&self, range: &Range, node: NodeId) -> bool {

@@ -4,8 +4,9 @@
 //! Invariant: reading never waits for the store loop, and what is read may be a little old. Numbers
 //! that change with each write are atomics in [`Vitals`]; the rest is a [`View`], replaced whole.
 
+use bytes::Bytes;
 use holdfast_core::check::Divergence;
-use holdfast_core::descriptor::{NodeRecord, RangeDescriptor};
+use holdfast_core::descriptor::{Facts, NodeRecord, RangeDescriptor, Room};
 use holdfast_core::ids::{Index, NodeId, RangeId, Revision, Term};
 use holdfast_core::request::AlarmKind;
 use parking_lot::RwLock;
@@ -37,6 +38,7 @@ pub struct Vitals {
     no_space: AtomicBool,
     disk_full: AtomicU8,
     room: AtomicU64,
+    room_class: AtomicU8,
     view: RwLock<Arc<View>>,
 }
 
@@ -59,6 +61,7 @@ impl Vitals {
             no_space: AtomicBool::new(false),
             disk_full: AtomicU8::new(UNKNOWN),
             room: AtomicU64::new(UNKNOWN_BYTES),
+            room_class: AtomicU8::new(UNKNOWN),
             view: RwLock::new(Arc::default()),
         }
     }
@@ -195,6 +198,17 @@ impl Vitals {
         self.room.store(bytes, Ordering::Relaxed);
     }
 
+    /// How much room this node's disk has; nothing if nobody has looked yet.
+    pub fn room_class(&self) -> Option<Room> {
+        let known = self.room_class.load(Ordering::Relaxed);
+        [Room::Plenty, Room::Less, Room::Little].into_iter().find(|room| *room as u8 == known)
+    }
+
+    /// Sets what [`Vitals::room_class`] tells.
+    pub fn set_room_class(&self, room: Room) {
+        self.room_class.store(room as u8, Ordering::Relaxed);
+    }
+
     /// Takes notice of the alarms that are raised, before they are published.
     pub fn note_alarms(&self, alarms: &[(NodeId, AlarmKind)]) {
         let no_space = alarms.iter().any(|(_, alarm)| *alarm == AlarmKind::NoSpace);
@@ -229,6 +243,15 @@ pub struct View {
     /// Copies that ranges are to get by themselves, at least, where that was decided.
     #[serde(default)]
     pub wanted: Vec<(RangeId, usize)>,
+    /// What nodes say of themselves that matters for where copies go; nothing of most.
+    #[serde(default)]
+    pub facts: Vec<(NodeId, Facts)>,
+    /// Placement policies: prefix and copies.
+    #[serde(default)]
+    pub policies: Vec<(Bytes, usize)>,
+    /// On the sequencer: what is planned, and what is held up, for each range, in words.
+    #[serde(default)]
+    pub planned: Vec<(RangeId, String)>,
     /// Replicas that differ from the others of their range.
     #[serde(default)]
     pub divergences: Vec<Divergence>,

@@ -50,6 +50,7 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
         revision: 5,
         room: Some(100 * id),
         data: 10,
+        level: LEVEL,
         view: View {
             nodes: (1..=3).map(record).collect(),
             directory: (1..=3).map(|range| descriptor(range).into()).collect(),

@@ -1,0 +1,167 @@
+//! When the planner is asked, what it is shown, and that its steps are asked for.
+//!
+//! The meta range's leader looks at all ranges only if something has changed that matters for where
+//! copies go, as long as there is something to do, and once in a while to be sure: with very many ranges
+//! a look is work.
+//!
+//! Invariants: nothing is remembered that a plan depends on; whatever changes a plan leads to a look
+//! within [`PLAN_MS`], or [`LOOK_MS`] if its news was lost.
+
+use super::Node;
+use super::routing::Owner;
+use crate::command::MetaChange;
+use crate::descriptor::{NodeRecord, RangeDescriptor};
+use crate::effects::Millis;
+use crate::ids::NodeId;
+use crate::message::RangeRequest;
+use crate::planner::{self, NodeSight, Plan, RangeSight, Step, Survey};
+
+/// Pause between two looks at the directory.
+const PLAN_MS: Millis = 300;
+/// Between two looks for copies that would be better off elsewhere, as long as there are none.
+const SPREAD_MS: Millis = 2_000;
+/// Between two looks if nothing has happened.
+const LOOK_MS: Millis = 30_000;
+
+/// What is known of the last look.
+#[derive(Debug, Default)]
+pub(super) struct Planning {
+    /// When it is time for the next one.
+    at: Millis,
+    /// When to look also for copies that would be better off elsewhere.
+    spread_at: Millis,
+    /// When to look whatever happens.
+    look_at: Millis,
+    /// The directory has changed since.
+    changed: bool,
+    /// Nobody has looked since the last change whether copies are better off elsewhere.
+    spread_owed: bool,
+    /// Who answered.
+    answering: Vec<NodeId>,
+    /// What came of it.
+    plan: Plan,
+}
+
+impl Planning {
+    /// Something has changed that may matter for where copies go.
+    pub(super) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// The last plan.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Does a change of the meta range matter for where copies go?
+    pub(super) fn concerns(change: &MetaChange) -> bool {
+        match change {
+            MetaChange::Register { .. }
+            | MetaChange::Join { .. }
+            | MetaChange::Announce(_)
+            | MetaChange::SetNodeState { .. }
+            | MetaChange::Condemn { .. }
+            | MetaChange::Retire { .. }
+            | MetaChange::Move { .. }
+            | MetaChange::MoveEnded { .. }
+            | MetaChange::DrainFor { .. }
+            | MetaChange::DrainExpired { .. }
+            | MetaChange::Want { .. }
+            | MetaChange::Merge(_)
+            | MetaChange::MergeEnded(_)
+            | MetaChange::Absorb { .. }
+            | MetaChange::Facts { .. }
+            | MetaChange::SetPolicy { .. }
+            | MetaChange::RemovePolicy { .. } => true,
+            MetaChange::Reserve { .. }
+            | MetaChange::Handover { .. }
+            | MetaChange::Takeover { .. }
+            | MetaChange::AllocateRange
+            | MetaChange::LeaseGrant { .. }
+            | MetaChange::LeaseRevoking { .. }
+            | MetaChange::LeaseRemoved { .. }
+            | MetaChange::LeaseAttach { .. }
+            | MetaChange::Compact { .. }
+            | MetaChange::Alarm { .. }
+            | MetaChange::Commit { .. }
+            | MetaChange::Settle { .. }
+            | MetaChange::Forget { .. }
+            | MetaChange::Checked(_) => false,
+        }
+    }
+}
+
+impl Node {
+    /// Looks for nodes whose fate has changed, for ranges with replicas on nodes that are to lose them,
+    /// with too few or too many, and for copies to spread.
+    pub(super) fn plan_members(&mut self) {
+        let now = self.now;
+        if now < self.planning.at {
+            return;
+        }
+        self.planning.at = now + PLAN_MS;
+        self.publish_meta_members();
+        self.plan_nodes();
+        self.end_moves();
+        self.cut_at_bounds();
+        let nodes = self.meta.nodes().keys().copied();
+        let answering: Vec<NodeId> = nodes.filter(|node| self.answers(*node)).collect();
+        let known = &self.planning;
+        let news = known.changed || known.answering != answering || now >= known.look_at;
+        let owed = known.spread_owed || news;
+        let spread = owed && now >= known.spread_at;
+        if !news && !spread && known.plan.steps.is_empty() {
+            return;
+        }
+        let plan = planner::plan(&Survey { spread, ..self.survey() });
+        let done = spread && plan.steps.is_empty();
+        let spread_at = if done { now + SPREAD_MS } else { known.spread_at };
+        for Step { range, add, remove, generation, .. } in &plan.steps {
+            let (add, remove, generation) = (*add, *remove, *generation);
+            let body = RangeRequest::ChangeReplicas { add, remove, generation };
+            self.internal_request(Owner::Nobody, *range, body);
+        }
+        self.planning = Planning {
+            at: now + PLAN_MS,
+            spread_at,
+            look_at: now + LOOK_MS,
+            changed: false,
+            spread_owed: owed && !done,
+            answering,
+            plan,
+        };
+    }
+
+    /// Learns of a range from a peer or a replica here, maybe earlier than by the meta range's log.
+    pub(super) fn learn(&mut self, descriptor: &RangeDescriptor) {
+        if self.meta.learn(descriptor) {
+            self.planning.changed();
+        }
+    }
+
+    /// What the planner is shown.
+    pub(super) fn survey(&self) -> Survey<'_> {
+        let sight = |record: &NodeRecord| NodeSight {
+            state: record.state,
+            answers: self.answers(record.id),
+            facts: self.meta.facts().get(&record.id).cloned().unwrap_or_default(),
+        };
+        let nodes = self.meta.nodes().values();
+        Survey {
+            nodes: nodes.map(|record| (record.id, sight(record))).collect(),
+            ranges: self.meta.ranges().values().map(|range| self.sight(range)).collect(),
+            copies_max: self.meta.most_copies(),
+            spread: false,
+        }
+    }
+
+    pub(super) fn sight<'a>(&self, descriptor: &'a RangeDescriptor) -> RangeSight<'a> {
+        RangeSight {
+            descriptor,
+            leader: self.meta.registration(descriptor.id).map(|registered| registered.node),
+            wanted: self.meta.copies_of(descriptor),
+            way: self.move_step(descriptor).or_else(|| self.together_step(descriptor)),
+            merging: self.meta.merges().of(descriptor.id).is_some(),
+        }
+    }
+}

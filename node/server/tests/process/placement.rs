@@ -1,0 +1,81 @@
+//! Copies by key prefix and over failure domains, on real processes and under load.
+
+use super::cluster::{Cluster, wait_for};
+use super::history::Load;
+use serde_json::Value;
+
+const FIVE: [&str; 6] = ["--nodes", "5", "--split-keys", "g,p", "--failure-domains", "a,a,b,c,c"];
+
+/// Start and nodes of the voters of every data range.
+fn ranges(cluster: &Cluster) -> Vec<(String, Vec<u64>)> {
+    let output = cluster.command(&["ranges", "-o", "json"]);
+    let ranges: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = ranges["ranges"].as_array().unwrap();
+    let data = all.iter().filter(|range| range["kind"] == "data");
+    let nodes = |range: &Value| {
+        let replicas = range["replicas"].as_array().unwrap().iter();
+        let voters = replicas.filter(|replica| replica["kind"] == "voter");
+        voters.map(|replica| replica["node"].as_u64().unwrap()).collect()
+    };
+    data.map(|range| (range["start"].as_str().unwrap().to_owned(), nodes(range))).collect()
+}
+
+fn says(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
+    let output = cluster.command(arguments);
+    let words = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&words).into_owned())
+}
+
+fn checked(cluster: &Cluster) {
+    wait_for("nothing to be wrong", || says(cluster, &["ranges", "--check"]).0);
+}
+
+#[test]
+fn copies_follow_prefixes_and_failure_domains() {
+    let cluster = Cluster::start(&FIVE);
+    cluster.wait_full();
+    let domain = |node: &u64| ["a", "a", "b", "c", "c"][*node as usize - 1];
+    // One copy in each failure domain, though the cluster was formed before it knew of them.
+    wait_for("copies in all failure domains", || {
+        ranges(&cluster).iter().all(|(_, nodes)| {
+            let mut domains: Vec<&str> = nodes.iter().map(domain).collect();
+            domains.sort_unstable();
+            domains == ["a", "b", "c"]
+        })
+    });
+    checked(&cluster);
+    let (_, nodes) = says(&cluster, &["nodes", "-o", "json"]);
+    assert!(nodes.contains("\"failureDomain\": \"b\""), "{nodes}");
+
+    let load = Load::start(&cluster.endpoints(), &["a", "h", "k/1", "k/2", "z"]);
+    load.wait_progress(50);
+    let set = ["placement", "set", "--prefix", "k/", "--replicas"];
+    for (more, part) in
+        [(&["7"][..], "more than the 5 nodes"), (&["4"], "odd"), (&["1"], "--allow-fewer")]
+    {
+        let (fine, words) = says(&cluster, &[&set[..], more].concat());
+        assert!(!fine && words.contains(part), "{words}");
+    }
+    let (fine, words) = says(&cluster, &[&set[..], &["5", "--wait", "--timeout", "50s"]].concat());
+    assert!(fine, "{words}");
+    let under = |prefix: &str| {
+        let all = ranges(&cluster);
+        all.into_iter().find(|(start, _)| start == prefix).map_or(0, |(_, nodes)| nodes.len())
+    };
+    assert_eq!((under("g"), under("k/"), under("k0"), under("p")), (3, 5, 3, 3));
+    checked(&cluster);
+    let (_, list) = says(&cluster, &["placement", "list"]);
+    assert!(list.lines().any(|line| line.starts_with("k/") && line.contains('5')), "{list}");
+
+    let (fine, words) =
+        says(&cluster, &[&set[..], &["1", "--allow-fewer", "--wait", "--timeout", "50s"]].concat());
+    assert!(fine, "{words}");
+    assert_eq!(under("k/"), 1);
+    let (fine, words) = says(&cluster, &["placement", "remove", "--prefix", "k/"]);
+    assert!(fine, "{words}");
+    wait_for("three copies again", || under("k/") == 3);
+    checked(&cluster);
+    load.wait_progress(50);
+    let report = load.finish();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+}
