@@ -6,7 +6,7 @@
 use crate::check::{Checkpoint, Divergence};
 use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
-use crate::ids::{LeaseId, NodeId, RangeId, RequestId, Revision, Term};
+use crate::ids::{LeaseId, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
 use crate::meta::{Merge, Move};
 use crate::request::{AlarmAction, AlarmKind};
@@ -78,6 +78,13 @@ pub enum Entry {
         right: RangeDescriptor,
         /// Where its log ends.
         at: Applied,
+    },
+    /// Another replica should lead. Without effect at another generation.
+    Rank {
+        /// The range's generation before.
+        generation: u64,
+        /// The one that becomes the first in rank.
+        first: ReplicaId,
     },
 }
 
@@ -352,6 +359,8 @@ pub enum MetaChange {
         /// The prefix.
         prefix: Bytes,
     },
+    /// Allocate the id of a range that the cluster cuts off by itself.
+    AllocateCut,
 }
 
 impl Entry {

@@ -15,6 +15,8 @@ pub mod state;
 
 pub mod descriptor;
 
+pub mod load;
+
 pub mod measure;
 pub mod message;
 

@@ -245,6 +245,15 @@ pub enum RangeRequest {
         /// Where its log ends.
         at: Applied,
     },
+    /// Make the copy on a node the one that should lead.
+    Rank {
+        /// The node.
+        first: NodeId,
+        /// The range's generation that this was decided on.
+        generation: u64,
+    },
+    /// How much does the range hold and do? Answered without waking it up.
+    Weigh,
 }
 
 /// What a transaction wants to know of a range that it locks.
@@ -370,6 +379,8 @@ pub enum MetaRequest {
         /// The ranges taken in.
         gone: Vec<RangeId>,
     },
+    /// Allocate a range id for a cut that no person asked for.
+    AllocateCut,
 }
 
 /// How a routed request ended.
@@ -432,6 +443,13 @@ pub enum InternalReply {
         generation: u64,
         /// The ranges that it has taken in.
         absorbed: Vec<RangeId>,
+    },
+    /// What a range holds and does.
+    Weight {
+        /// Bytes of live data, if they are known.
+        bytes: Option<u64>,
+        /// For how long it has had next to no load, in milliseconds.
+        quiet_ms: u64,
     },
 }
 

@@ -6,6 +6,7 @@
 //! Invariants: changed only by applying log entries, in the same way on every replica; a range's
 //! registered term never goes back; node and range ids are never given twice.
 
+mod automatic;
 mod divergences;
 mod facts;
 mod merging;
@@ -13,6 +14,7 @@ mod policies;
 mod recovery;
 mod transactions;
 
+use automatic::Automatic;
 pub use merging::{Merge, Merges};
 pub use policies::{Policies, name as policy_name, span_of};
 pub use recovery::{EPOCH, Remains};
@@ -114,6 +116,7 @@ pub struct MetaState {
     merges: Merges,
     facts: BTreeMap<NodeId, Facts>,
     policies: Policies,
+    automatic: Automatic,
 }
 
 impl MetaState {
@@ -190,6 +193,7 @@ impl MetaState {
                 Some(b'W') => {
                     state.wanted.insert(RangeId(id(key)?), read::<u64>(value)? as usize);
                 }
+                Some(&automatic::ROW) => state.automatic.load(RangeId(id(key)?)),
                 _ if state.merges.load(key, value)? => {}
                 // Also rows that every range has (descriptor, dedup, position).
                 _ => state.transactions.load(key, value)?,
@@ -305,6 +309,7 @@ impl MetaState {
         if !self.policies.all().is_empty() {
             hash.value(&self.policies);
         }
+        self.automatic.hash(&mut hash);
         hash.finish()
     }
 
@@ -480,6 +485,13 @@ impl MetaState {
                 let range = RangeId(self.scalars.next_range);
                 self.scalars.next_range += 1;
                 self.scalars_row(rows);
+                MetaAnswer::Internal(InternalReply::Range(range))
+            }
+            MetaChange::AllocateCut => {
+                let range = RangeId(self.scalars.next_range);
+                self.scalars.next_range += 1;
+                self.scalars_row(rows);
+                self.mark_automatic(range, rows);
                 MetaAnswer::Internal(InternalReply::Range(range))
             }
             MetaChange::LeaseGrant { .. }

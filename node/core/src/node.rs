@@ -37,15 +37,18 @@ mod gather;
 mod growing;
 mod leadership;
 mod lifetimes;
+mod loading;
 mod members;
 mod merging;
 mod meta_service;
 mod moving;
 mod planning;
 mod policies;
+mod ranking;
 pub mod recovery;
 mod replicas;
 mod routing;
+mod shrinking;
 mod splitting;
 mod status;
 mod transactions;
@@ -54,11 +57,13 @@ mod watching;
 
 use checking::Checks;
 use lifetimes::Departures;
+pub use loading::Shaping;
 use merging::Merging;
 use meta_service::{MetaService, Question};
 use planning::Planning;
 use replicas::Replicas;
 use routing::Router;
+use shrinking::Shaper;
 pub(crate) use splitting::Growth;
 use watching::Watching;
 
@@ -97,6 +102,8 @@ pub struct Config {
     pub split_bytes: u64,
     /// Between two consistency checks of a range led here; 0: only on command.
     pub check_every_ms: Millis,
+    /// Cuts by load, merges and spread leaders.
+    pub shaping: Shaping,
 }
 
 impl Config {
@@ -110,6 +117,7 @@ impl Config {
             log_budget: 1 << 30,
             split_bytes: 256 << 20,
             check_every_ms: 3_600_000,
+            shaping: Shaping::default(),
         }
     }
 
@@ -167,6 +175,7 @@ pub struct Node {
     persist_sequence: u64,
     departures: Departures,
     merging: Merging,
+    shaper: Shaper,
     checks: Checks,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
@@ -233,6 +242,7 @@ impl Node {
             persist_sequence: 0,
             departures: Departures::default(),
             merging: Merging::default(),
+            shaper: Shaper::default(),
             checks: Checks::default(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),

@@ -6,6 +6,7 @@
 //! the first sign of another term.
 
 pub mod merging;
+mod ranking;
 
 use crate::check::{Checkpoint, Fingerprint, HashTask};
 use crate::command::{Change, Decision, Entry};
@@ -18,6 +19,7 @@ use crate::group::Group;
 use crate::ids::{Index, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
 use crate::leaseholder::{Asker, Leaseholder};
+use crate::load::Load;
 use crate::message::RoutedRequest;
 use crate::node::Growth;
 use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
@@ -367,6 +369,7 @@ impl Replica {
     pub fn drop_lease(&mut self) {
         self.lease = Lease::None;
         self.asking_watermark = false;
+        self.growth.load = Load::default();
         self.given_up = Applied { index: self.group.last_index(), term: self.group.term() };
     }
 
@@ -508,6 +511,7 @@ impl Replica {
             Entry::Merge { generation, right, at: _ } => {
                 self.apply_merge(generation, &right, done);
             }
+            Entry::Rank { generation, first } => self.apply_rank(generation, first, done),
             Entry::Checkpoint(checkpoint) => {
                 let after = done.meta.len();
                 done.checkpoints.extend(self.hash_task(checkpoint).map(|task| (after, task)));

@@ -130,4 +130,10 @@ pub struct Counters {
     pub checks_incomplete: u64,
     /// Ranges taken in by replicas of this node.
     pub merges: u64,
+    /// Ranges led here that were cut because they had grown.
+    pub cuts_by_size: u64,
+    /// Ranges led here that were cut because of their load.
+    pub cuts_by_load: u64,
+    /// Merges that this node, leading the meta range, began by itself.
+    pub merges_begun: u64,
 }

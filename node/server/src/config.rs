@@ -107,6 +107,13 @@ pub struct ServeArgs {
     /// Live data above which a range is cut in two; 0 is never
     #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE", default_value = "256MiB")]
     pub split_size: ByteSize,
+    /// Requests a second to one range, for ten seconds, above which it is cut in two; 0 is never
+    #[arg(long, env = "HOLDFAST_SPLIT_LOAD", value_name = "N", default_value_t = 2_500)]
+    pub split_load: u64,
+    /// How long ranges that the cluster has cut by itself must be small and idle before they are merged
+    /// again; 0s is never
+    #[arg(long, env = "HOLDFAST_MERGE_AFTER", value_name = "TIME", default_value = "5m")]
+    pub merge_after: HumanDuration,
     /// Memory for cached pages of the state
     #[arg(long, env = "HOLDFAST_CACHE", value_name = "SIZE", default_value = "256MiB")]
     pub cache: ByteSize,
@@ -193,6 +200,10 @@ pub struct Config {
     pub log_budget: u64,
     /// Bytes of live data above which a range is cut; 0 is never.
     pub split_bytes: u64,
+    /// Requests a second above which a range is cut; 0 is never.
+    pub split_load: u64,
+    /// How long ranges are small and idle before they are merged; zero is never.
+    pub merge_after: Duration,
     /// Bytes of cached pages.
     pub cache: u64,
     /// Snapshot bytes a second.
@@ -288,6 +299,8 @@ impl Config {
             election: Duration::from_millis(args.election_ms),
             log_budget: args.log_budget.0,
             split_bytes: args.split_size.0,
+            split_load: args.split_load,
+            merge_after: args.merge_after.0,
             cache: args.cache.0,
             snapshot_rate: args.snapshot_rate.0.max(1 << 20),
             check_interval: args.check_interval.0,

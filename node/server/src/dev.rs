@@ -64,6 +64,12 @@ pub struct DevArgs {
     /// Live data above which a range is cut in two, 0 for never [default: 256MiB]
     #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE")]
     pub split_size: Option<ByteSize>,
+    /// Requests a second above which a range is cut in two, 0 for never [default: 2500]
+    #[arg(long, env = "HOLDFAST_SPLIT_LOAD", value_name = "N")]
+    pub split_load: Option<u64>,
+    /// How long ranges must be small and idle to be merged again, 0s for never [default: 5m]
+    #[arg(long, env = "HOLDFAST_MERGE_AFTER", value_name = "TIME")]
+    pub merge_after: Option<HumanDuration>,
     /// Start node I of an existing cluster again, and stay in the foreground with it
     #[arg(long, value_name = "I")]
     pub rejoin: Option<usize>,

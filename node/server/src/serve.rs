@@ -168,6 +168,11 @@ impl Running {
             log_budget: config.log_budget,
             split_bytes: config.split_bytes,
             check_every_ms: config.check_interval.as_millis() as u64,
+            shaping: node::Shaping {
+                split_load: config.split_load,
+                merge_after_ms: config.merge_after.as_millis() as u64,
+                ..node::Shaping::default()
+            },
         };
         let Stores { log, state, boots } = stores;
         let ranges = boots.len();

@@ -60,6 +60,39 @@ pub fn balanced(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Is there no range whose leadership another node could have, to make leaders more even? Nobody can
+/// say while a node is being drained.
+///
+/// # Errors
+/// Says which.
+pub fn even(world: &World) -> Result<(), String> {
+    let statuses = statuses(world)?;
+    let status = &statuses[0];
+    let out = |state| !matches!(state, NodeState::Up | NodeState::Tombstoned);
+    if status.nodes.iter().any(|record| out(record.state)) {
+        return Ok(());
+    }
+    let ranges = || {
+        let all = status.ranges.iter().map(|range| &range.descriptor);
+        all.filter(|range| range.id != META_RANGE)
+    };
+    let leads = |node: NodeId| ranges().filter(|range| range.replicas[0].node == node).count();
+    for range in ranges() {
+        let first = range.replicas[0].node;
+        let fewest = range.replicas.iter().map(|own| (leads(own.node), own.node)).min();
+        if let Some((fewest, node)) = fewest
+            && leads(first) > fewest + 1
+        {
+            let all = leads(first);
+            return Err(format!(
+                "{first} leads {all}, {node} {fewest}, and both have {}",
+                range.id
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Are all replicas of each range equal?
 ///
 /// # Errors

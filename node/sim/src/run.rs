@@ -13,6 +13,7 @@ use bytes::Bytes;
 use holdfast_core::descriptor::{Facts, Room};
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::NodeId;
+use holdfast_core::node::Shaping;
 use holdfast_core::request::{AdminOp, Op, PutOp, RangeOp, Request, Response};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -24,6 +25,10 @@ const WATCHERS: usize = 5;
 
 /// Mixed into the seed for what is decided before the world begins.
 const SHAPE: u64 = 0x5eed;
+/// The same, for how the cluster shapes its ranges by itself.
+const SHAPING: u64 = 0x10ad;
+/// Smaller seeds leave that out: what they found, they found without it.
+const SHAPING_FROM: u64 = 10_000_000;
 
 const WATCHER_TIMERS: u64 = 1 << 20;
 const NEMESIS_TIMER: u64 = 1 << 21;
@@ -79,7 +84,24 @@ impl Plan {
         let merges_ms = *[0, 500, 500, 3_000].choose(&mut rng).expect("not empty");
         let policies_ms = *[0, 0, 500, 2_000, 8_000].choose(&mut rng).expect("not empty");
         let (chaos_ms, steps_max) = (15_000, u64::MAX);
+        if seed >= SHAPING_FROM {
+            options.shaping = shaping(seed);
+        }
         Self { options, chaos_ms, steps_max, calm: false, merges_ms, policies_ms }
+    }
+}
+
+/// Cuts by load and merges all the time, in half of the runs.
+fn shaping(seed: u64) -> Shaping {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ SHAPING);
+    if rng.random() {
+        return Shaping::NONE;
+    }
+    Shaping {
+        split_load: *[0, 2, 10, 30].choose(&mut rng).expect("not empty"),
+        load_lasts_ms: *[0, 500, 2_000].choose(&mut rng).expect("not empty"),
+        merge_after_ms: *[0, 300, 1_000, 3_000].choose(&mut rng).expect("not empty"),
+        rank_every_ms: *[0, 200, 1_000].choose(&mut rng).expect("not empty"),
     }
 }
 
@@ -162,6 +184,12 @@ pub fn run(plan: Plan) -> Report {
     if violation.is_none() {
         violation = run.workload.oracle.judge(&run.world.checks.history).err();
     }
+    let nodes: Vec<NodeId> = run.world.nodes().keys().copied().collect();
+    for node in nodes {
+        let Some(status) = run.world.status(node) else { continue };
+        run.world.coverage.cuts_by_load += status.counters.cuts_by_load;
+        run.world.coverage.own_merges += status.counters.merges_begun;
+    }
     let ops = &run.workload.oracle.ops;
     Report {
         seed,
@@ -206,6 +234,9 @@ impl Run {
         })?;
         self.until(COPIES_MS, "full set of copies", |run| convergence::complete(&run.world))?;
         self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
+        if self.world.options.shaping.rank_every_ms > 0 {
+            self.until(SETTLED_MS, "even leaders", |run| convergence::even(&run.world))?;
+        }
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
         let before = convergence::checks(&self.world);
         self.until(SETTLED_MS, "consistency checks", |run| {

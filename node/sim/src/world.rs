@@ -32,6 +32,7 @@ use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
 use holdfast_core::key::Span;
 use holdfast_core::message::{self, Message};
+use holdfast_core::node::Shaping;
 use holdfast_core::read::ReadTask;
 use holdfast_core::request::{Request, Response};
 use holdfast_core::status::Status;
@@ -74,6 +75,8 @@ pub struct Options {
     pub split_bytes: u64,
     /// Between two consistency checks of a range; 0: only on command.
     pub check_every_ms: Millis,
+    /// How ranges are shaped besides.
+    pub shaping: Shaping,
     /// Disks.
     pub disk: DiskDelays,
     /// A deliberate fault of the world that breaks its contract with the core.
@@ -94,6 +97,7 @@ impl Options {
             log_budget: 1 << 20,
             split_bytes: 0,
             check_every_ms: 0,
+            shaping: Shaping::NONE,
             disk: DiskDelays { sync_max: 2, slow_one_in: 0, slow_max: 0, flush_max: 1000 },
             sabotage: None,
             verbose: false,
@@ -207,6 +211,10 @@ pub struct Coverage {
     pub hashes: u64,
     /// Ranges taken in by others, counted on each node.
     pub merges: u64,
+    /// Cuts by load, as far as the nodes that run at the end remember.
+    pub cuts_by_load: u64,
+    /// The same of merges that nobody asked for.
+    pub own_merges: u64,
 }
 
 /// See the module.

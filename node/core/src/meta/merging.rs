@@ -174,6 +174,7 @@ impl MetaState {
         row::<RangeDescriptor>(rows, b'R', range.0, None);
         self.registrations.remove(&range);
         row::<Registration>(rows, b'G', range.0, None);
+        self.automatic.forget(range, rows);
         if self.moves.remove(&range).is_some() {
             row::<super::Move>(rows, b'M', range.0, None);
         }

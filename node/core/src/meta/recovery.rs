@@ -109,6 +109,7 @@ impl MetaState {
             row::<u64>(rows, b'R', range.0, None);
             row::<u64>(rows, b'G', range.0, None);
             row::<u64>(rows, b'W', range.0, None);
+            self.automatic.forget(*range, rows);
         }
         self.ranges.clear();
         self.logged.clear();

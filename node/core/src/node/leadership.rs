@@ -58,6 +58,7 @@ impl Node {
         self.liveness_tick();
         self.meta_tick();
         self.splitting_tick();
+        self.loading_tick();
         self.check_tick();
     }
 
@@ -279,6 +280,7 @@ impl Node {
             return false;
         }
         replica.asleep = true;
+        replica.growth.load.forget_sample();
         replica.group.rest();
         let message =
             Message::Quiesce { range, term: replica.group.term(), index: replica.applied.index };

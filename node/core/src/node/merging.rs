@@ -375,6 +375,7 @@ impl Node {
         let current = replica.descriptor.as_ref().map(|own| own.generation);
         let (Entry::Freeze { generation, .. }
         | Entry::Thaw { generation }
+        | Entry::Rank { generation, .. }
         | Entry::Merge { generation, .. }) = entry
         else {
             return;

@@ -253,6 +253,7 @@ impl Node {
                 self.change_for(asker, id, change);
             }
             MetaRequest::AllocateRange => self.change_for(asker, id, MetaChange::AllocateRange),
+            MetaRequest::AllocateCut => self.change_for(asker, id, MetaChange::AllocateCut),
             request @ MetaRequest::Commit { .. } => self.serve_commit(asker, id, request),
             MetaRequest::Settle { txn, range } => {
                 self.change_for(asker, id, MetaChange::Settle { txn, range });
@@ -625,6 +626,8 @@ impl Node {
         self.expire_drains();
         self.plan_members();
         self.merging_tick();
+        self.shrinking_tick();
+        self.ranking_tick();
         self.sweep();
         let now = self.now;
         let due: Vec<LeaseId> = self

@@ -5,6 +5,8 @@
 
 use super::Node;
 use super::gather::{Collect, Gather, collect_reads};
+use super::loading::Reason;
+use super::shrinking::Weight;
 use super::transactions::Transaction;
 use crate::effects::{ClientToken, Millis};
 use crate::error::{Error, Misrouted};
@@ -54,9 +56,9 @@ pub(super) enum Owner {
     /// A range id for a split by a client.
     SplitId(ClientToken, Bytes),
     /// A range id for cutting a range of this node, at this key.
-    Cut(RangeId, Bytes),
+    Cut(RangeId, Bytes, Reason),
     /// That cut.
-    CutAt(RangeId),
+    CutAt(RangeId, Reason),
     /// A range id for a cut at a bound of a placement policy.
     Bound(Bytes),
     /// A lock for a transaction of this gateway, by its place among the transaction's ranges.
@@ -71,6 +73,8 @@ pub(super) enum Owner {
     Sweep(RequestId, RangeId),
     /// A step of a merge.
     Merging(Merge),
+    /// How much a range holds and does, for the meta range's leader.
+    Weigh(RangeId),
     /// Nobody waits.
     Nobody,
 }
@@ -204,7 +208,7 @@ impl Router {
             | Owner::LeaseKeys(_)
             | Owner::SplitId(..)
             | Owner::Cut(..)
-            | Owner::CutAt(_)
+            | Owner::CutAt(..)
             | Owner::Bound(_)
             | Owner::Lock(..)
             | Owner::Commit(_)
@@ -212,6 +216,7 @@ impl Router {
             | Owner::Settle(..)
             | Owner::Sweep(..)
             | Owner::Merging(_)
+            | Owner::Weigh(_)
             | Owner::Nobody => None,
         }
     }
@@ -558,6 +563,9 @@ impl Node {
         if let RangeRequest::Transfer { to } = request.body {
             return self.serve_transfer(asker, range, to);
         }
+        if matches!(request.body, RangeRequest::Weigh) {
+            return self.serve_weigh(asker, range);
+        }
         if let RangeRequest::Freeze { .. }
         | RangeRequest::Thaw { .. }
         | RangeRequest::Merge { .. } = request.body
@@ -579,6 +587,8 @@ impl Node {
         }
         let RoutedRequest { id, settled_below, body, .. } = request;
         let again = matches!(body, RangeRequest::KvAgain(_));
+        self.note_load(range, &body);
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
         match body {
             RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => {
                 let asked = crate::leaseholder::Asked {
@@ -645,7 +655,11 @@ impl Node {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
             }
             RangeRequest::Check => self.serve_check(asker, range),
+            RangeRequest::Rank { first, generation } => {
+                self.serve_rank(asker, id, range, (first, generation), state);
+            }
             RangeRequest::Stale(_)
+            | RangeRequest::Weigh
             | RangeRequest::Transfer { .. }
             | RangeRequest::Freeze { .. }
             | RangeRequest::Thaw { .. }
@@ -793,7 +807,14 @@ impl Node {
             }
             Owner::Resolve(transaction, part) => self.send_resolve(transaction, part),
             Owner::Sweep(txn, range) => self.sweep_range(txn, range),
-            Owner::Cut(range, _) | Owner::CutAt(range) => self.cut_ended(range),
+            Owner::Cut(range, ..) => self.cut_ended(range),
+            Owner::CutAt(range, why) => {
+                if result.is_ok() {
+                    self.cut_done(why);
+                }
+                self.cut_ended(range);
+            }
+            Owner::Weigh(range) => self.weighed(range, None),
             Owner::Merging(merge) => self.merging_failed(merge),
             // Whoever needs it asks again.
             Owner::Settle(..) | Owner::Register(_) | Owner::Bound(_) | Owner::Nobody => {}
@@ -806,8 +827,13 @@ impl Node {
                 self.collected(collect, keys);
             }
             (Owner::Lock(transaction, part), reply) => self.lock_answered(transaction, part, reply),
-            (Owner::Cut(range, key), InternalReply::Range(child)) => self.cut_at(range, key, child),
             (Owner::Bound(key), InternalReply::Range(child)) => self.cut_at_bound(key, child),
+            (Owner::Cut(range, key, why), InternalReply::Range(child)) => {
+                self.cut_at(range, key, child, why);
+            }
+            (Owner::Weigh(range), InternalReply::Weight { bytes, quiet_ms }) => {
+                self.weighed(range, Some(Weight::new(bytes, quiet_ms)));
+            }
             (Owner::Commit(transaction), InternalReply::Decided(verdict)) => {
                 self.decided(transaction, verdict);
             }

@@ -8,9 +8,11 @@
 //! crash at any point costs at most that it is measured again later.
 
 use super::Node;
+use super::loading::Reason;
 use super::routing::Owner;
 use crate::effects::Millis;
 use crate::ids::{META_RANGE, RangeId};
+use crate::load::Load;
 use crate::measure::Measure;
 use crate::message::{MetaRequest, RangeRequest};
 use crate::read::{Origin, ReadTask, ReadWork};
@@ -32,7 +34,9 @@ pub struct Growth {
     /// Bytes of live data, when measured last, with what was written since.
     pub size: Option<u64>,
     /// Nothing more is undertaken before this time.
-    busy_until: Millis,
+    pub(super) busy_until: Millis,
+    /// What is asked of it.
+    pub load: Load,
 }
 
 impl Growth {
@@ -43,6 +47,11 @@ impl Growth {
             .map(|change| change.key.len() + change.version.value.as_ref().map_or(0, Bytes::len))
             .sum();
         self.written += bytes as u64;
+    }
+
+    /// It is being measured or cut: nothing else is begun meanwhile.
+    pub(super) fn begin(&mut self, now: Millis) {
+        self.busy_until = now + GIVE_UP_MS;
     }
 
     /// The range is another one now.
@@ -70,7 +79,7 @@ impl Node {
                 continue;
             }
             let Some(descriptor) = &replica.descriptor else { continue };
-            replica.growth.busy_until = now + GIVE_UP_MS;
+            replica.growth.begin(now);
             replica.growth.written = 0;
             let (span, generation) = (descriptor.span.clone(), descriptor.generation);
             let work = ReadWork::Measure { range: *range, generation, span };
@@ -93,15 +102,23 @@ impl Node {
             return;
         };
         self.internal_request(
-            Owner::Cut(range, key),
+            Owner::Cut(range, key, Reason::Size),
             META_RANGE,
-            RangeRequest::Meta(MetaRequest::AllocateRange),
+            RangeRequest::Meta(MetaRequest::AllocateCut),
         );
     }
 
     /// There is an id for the new range.
-    pub(super) fn cut_at(&mut self, range: RangeId, key: Bytes, child: RangeId) {
-        self.internal_request(Owner::CutAt(range), range, RangeRequest::Split { key, child });
+    pub(super) fn cut_at(&mut self, range: RangeId, key: Bytes, child: RangeId, why: Reason) {
+        self.internal_request(Owner::CutAt(range, why), range, RangeRequest::Split { key, child });
+    }
+
+    /// A cut happened.
+    pub(super) fn cut_done(&mut self, why: Reason) {
+        match why {
+            Reason::Size => self.counters.cuts_by_size += 1,
+            Reason::Load => self.counters.cuts_by_load += 1,
+        }
     }
 
     /// A cut ended, one way or the other: if the range is still too large, it is looked at again.

@@ -2,8 +2,9 @@
 
 use super::DevArgs;
 use crate::cli::Failure;
-use crate::config::failure_domain;
+use crate::config::{HumanDuration, failure_domain};
 use holdfast_core::bootstrap::check_replicas;
+use holdfast_core::node::Shaping;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,12 @@ pub(super) struct Cluster {
     /// Bytes above which a range is cut.
     #[serde(default = "default_split_size")]
     pub split_size: u64,
+    /// Requests a second above which a range is cut.
+    #[serde(default = "default_split_load")]
+    pub split_load: u64,
+    /// Before small ranges are merged.
+    #[serde(default = "default_merge_after")]
+    pub merge_after: String,
     /// Between two heartbeats.
     pub tick_ms: u64,
     /// Before an election.
@@ -55,6 +62,14 @@ pub(super) struct Cluster {
 
 fn default_split_size() -> u64 {
     256 << 20
+}
+
+fn default_split_load() -> u64 {
+    Shaping::default().split_load
+}
+
+fn default_merge_after() -> String {
+    HumanDuration(Duration::from_millis(Shaping::default().merge_after_ms)).to_string()
 }
 
 /// The ports of one node.
@@ -81,6 +96,8 @@ impl Cluster {
             split_keys: args.split_keys.clone().unwrap_or_default().to_string(),
             failure_domains: args.failure_domains.clone().unwrap_or_default(),
             split_size: args.split_size.map_or_else(default_split_size, |size| size.0),
+            split_load: args.split_load.unwrap_or_else(default_split_load),
+            merge_after: args.merge_after.map_or_else(default_merge_after, |time| time.to_string()),
             tick_ms: args.tick_ms.unwrap_or(100),
             election_ms: args.election_ms.unwrap_or(1000),
             token: format!("dev-{:016x}", crate::serve::random_number()),
@@ -126,6 +143,10 @@ impl Cluster {
         }
         if let Some(size) = args.split_size {
             cluster.split_size = size.0;
+        }
+        cluster.split_load = args.split_load.unwrap_or(cluster.split_load);
+        if let Some(time) = args.merge_after {
+            cluster.merge_after = time.to_string();
         }
         cluster.tick_ms = args.tick_ms.unwrap_or(cluster.tick_ms);
         cluster.election_ms = args.election_ms.unwrap_or(cluster.election_ms);

@@ -148,6 +148,8 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("failure-domain", cluster.failure_domain(number).to_owned()),
         ("split-keys", cluster.split_keys.clone()),
         ("split-size", cluster.split_size.to_string()),
+        ("split-load", cluster.split_load.to_string()),
+        ("merge-after", cluster.merge_after.clone()),
         ("tick-ms", cluster.tick_ms.to_string()),
         ("election-ms", cluster.election_ms.to_string()),
         ("log-level", log_level.to_owned()),

@@ -45,6 +45,14 @@ impl Collector for StatusCollector {
                 "Comparisons in which not every copy took part",
                 counters.checks_incomplete,
             ),
+            ("holdfast_cuts_by_size", "Ranges led here cut by their size", counters.cuts_by_size),
+            ("holdfast_cuts_by_load", "Ranges led here cut by their load", counters.cuts_by_load),
+            ("holdfast_merges", "Ranges taken in by others on this node", counters.merges),
+            (
+                "holdfast_merges_begun",
+                "Merges that nobody asked for, begun here",
+                counters.merges_begun,
+            ),
         ] {
             write(&mut encoder, name, help, &ConstCounter::new(value))?;
         }

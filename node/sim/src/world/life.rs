@@ -119,8 +119,8 @@ impl World {
         let now = self.now;
         let incarnation = self.next_incarnation;
         self.next_incarnation += 1;
-        let Options { election_ms, log_budget, split_bytes, check_every_ms, sabotage, .. } =
-            self.options;
+        let Options { election_ms, log_budget, split_bytes, .. } = self.options;
+        let Options { check_every_ms, shaping, sabotage, .. } = self.options;
         let sim = self.sim(node);
         sim.starting = false;
         if sim.core.is_some() || sim.removed {
@@ -133,6 +133,7 @@ impl World {
         config.log_budget = log_budget;
         config.split_bytes = split_bytes;
         config.check_every_ms = check_every_ms;
+        config.shaping = shaping;
         let mut boots = sim.log.boots();
         for boot in &mut boots {
             boot.applied = sim.state.memory().applied(boot.range).unwrap_or_default();
