@@ -40,6 +40,7 @@ type settings struct {
 	dir       string
 	keep      bool
 	gigabytes int
+	minutes   float64
 }
 
 func main() {
@@ -73,6 +74,7 @@ func parse(arguments []string) (settings, error) {
 	flags.StringVar(&s.json, "json", "", "file to write the results to as JSON")
 	flags.StringVar(&s.dir, "dir", "", "folder for the data of both clusters (default: a temporary one)")
 	flags.IntVar(&s.gigabytes, "gigabytes", 6, "data of the scenario `large`; it needs about eight times that on the disk")
+	flags.Float64Var(&s.minutes, "minutes", 10, "length of the load of the scenario `prefixload`")
 	flags.BoolVar(&s.keep, "keep", false, "keep the logs of both clusters")
 	flags.Usage = func() { usage(flags) }
 	if err := flags.Parse(arguments); err != nil {
@@ -84,8 +86,8 @@ func parse(arguments []string) (settings, error) {
 	if s.quick {
 		s.duration, s.rounds, s.repeats = 2*time.Second, 1, 2
 	}
-	if s.rounds < 1 || s.repeats < 1 || s.nodes < 1 || s.duration <= 0 || s.total < 0 {
-		return s, errors.New("-rounds, -repeats, -nodes and -duration must be above 0, -total not below")
+	if s.rounds < 1 || s.repeats < 1 || s.nodes < 1 || s.duration <= 0 || s.minutes <= 0 || s.total < 0 {
+		return s, errors.New("-rounds, -repeats, -nodes, -duration and -minutes must be above 0, -total not below")
 	}
 	if s.against != "holdfast" && s.against != "etcd" {
 		return s, fmt.Errorf("-against %s: must be holdfast or etcd", s.against)

@@ -40,3 +40,12 @@ func TestMedianIsTheMiddleOne(t *testing.T) {
 		}
 	}
 }
+
+func TestFurthestIsThePartOfAShare(t *testing.T) {
+	if even := furthest([]int{4, 4, 4}); even != 0 {
+		t.Errorf("even: %v", even)
+	}
+	if uneven := furthest([]int{8, 4, 0}); uneven != 1 {
+		t.Errorf("a node with twice its share: %v", uneven)
+	}
+}

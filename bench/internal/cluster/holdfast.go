@@ -146,13 +146,54 @@ type rangeTable struct {
 
 // LeaderOf asks the range directory for the leaseholder of the range that holds key.
 func (c *holdfast) LeaderOf(ctx context.Context, via int, key string) (int, error) {
+	output, err := c.ranges(ctx, via)
+	if err != nil {
+		return 0, err
+	}
+	return leaseholderOf(output, key)
+}
+
+// ranges is the directory as the node `via` sees it.
+func (c *holdfast) ranges(ctx context.Context, via int) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	output, err := exec.CommandContext(ctx, c.binary, "ranges", "--endpoints", c.Endpoint(via), "-o", "json").Output()
 	if err != nil {
-		return 0, fmt.Errorf("holdfast-node ranges: %w", err)
+		return nil, fmt.Errorf("holdfast-node ranges: %w", err)
 	}
-	return leaseholderOf(output, key)
+	return output, nil
+}
+
+// Leaders counts the ranges with keys of clients that each node of a Holdfast serves, as the node `via`
+// sees it.
+func Leaders(ctx context.Context, c Cluster, via int) ([]int, error) {
+	own, ok := c.(*holdfast)
+	if !ok {
+		return nil, fmt.Errorf("%s has no ranges", c.Name())
+	}
+	output, err := own.ranges(ctx, via)
+	if err != nil {
+		return nil, err
+	}
+	return leadersIn(output, c.Nodes())
+}
+
+func leadersIn(table []byte, nodes int) ([]int, error) {
+	var ranges rangeTable
+	if err := json.Unmarshal(table, &ranges); err != nil {
+		return nil, fmt.Errorf("holdfast-node ranges -o json: %w", err)
+	}
+	leaders := make([]int, nodes)
+	for _, r := range ranges.Ranges {
+		switch {
+		case r.Kind == "meta":
+		case r.Leader < 1 || r.Leader > nodes:
+			return nil, fmt.Errorf("the range from %q has no leaseholder now", r.Start)
+		default:
+			leaders[r.Leader-1]++
+		}
+	}
+	return leaders, nil
 }
 
 // leaseholderOf is the one place that knows the form of the range table.

@@ -18,3 +18,14 @@ func TestLeaseholderOfFindsTheRangeThatHoldsTheKey(t *testing.T) {
 		t.Error("a range without a leaseholder must be an error")
 	}
 }
+
+func TestLeadersInCountsRangesWithKeysOfClients(t *testing.T) {
+	led := `{"ranges":[{"kind":"meta","leader":1},{"kind":"data","leader":1},{"kind":"data","leader":3},{"kind":"data","leader":1}]}`
+	leaders, err := leadersIn([]byte(led), 3)
+	if err != nil || leaders[0] != 2 || leaders[1] != 0 || leaders[2] != 1 {
+		t.Errorf("got %v, %v; want [2 0 1]", leaders, err)
+	}
+	if _, err := leadersIn([]byte(`{"ranges":[{"kind":"data","leader":0}]}`), 3); err == nil {
+		t.Error("a range without a leaseholder must be an error")
+	}
+}

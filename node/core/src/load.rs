@@ -21,7 +21,7 @@ const HALF_MS: Millis = 4_000;
 /// Requests in the sample.
 const SAMPLE_MAX: usize = 128;
 /// Fewer of them say nothing.
-const SAMPLE_MIN: usize = 16;
+const SAMPLE_MIN: usize = 8;
 /// After so many requests seen, the older ones count less.
 const SEEN_MAX: u32 = 32 * SAMPLE_MAX as u32;
 /// Bytes of a key that are kept: a cut may as well be made at the beginning of a key.
@@ -29,12 +29,7 @@ const KEY_MAX: usize = 256;
 /// Each side of a cut has at least this part of the load, or it would not help.
 const SIDE_PART: usize = 5;
 /// At most this part may touch both sides: such requests get dearer by a cut.
-const CROSSING_PART: usize = 4;
-/// A load that could not be divided is not looked at again for so long.
-const REST_MS: Millis = 60_000;
-/// A range with less than this part of the load at which it would be cut is quiet: two quiet ones
-/// together have less than a quarter.
-const QUIET_PART: u64 = 8;
+const CROSSING_PART: usize = 3;
 const MILLI: u64 = 1_000;
 
 /// One request of the sample: the keys from `start` to before `end`, or only one key.
@@ -93,7 +88,8 @@ impl Load {
     }
 
     /// Brings the average up to date. `limit`: requests a second at which a range is cut; 0 is never.
-    pub fn roll(&mut self, now: Millis, limit: u64) {
+    /// With fewer than `quiet` it does next to nothing; 0: whatever it does.
+    pub fn roll(&mut self, now: Millis, limit: u64, quiet: u64) {
         let from = *self.rolled_at.get_or_insert(now);
         let quiet_since = *self.quiet_since.get_or_insert(now);
         let elapsed = now.saturating_sub(from);
@@ -104,12 +100,12 @@ impl Load {
         let lately = requests * MILLI * MILLI / elapsed;
         self.rate = (self.rate * HALF_MS + lately * elapsed) / (HALF_MS + elapsed);
         self.rolled_at = Some(now);
+        let is_quiet = quiet == 0 || self.rate < quiet * MILLI;
+        self.quiet_since = Some(if is_quiet { quiet_since } else { now });
         if limit == 0 {
             return;
         }
         let limit = limit * MILLI;
-        let quiet = self.rate * QUIET_PART < limit;
-        self.quiet_since = Some(if quiet { quiet_since } else { now });
         self.hot_since = self.hot_since.or(Some(now)).filter(|_| self.rate >= limit);
         if self.rate * 4 < limit {
             self.sample = None;
@@ -138,12 +134,12 @@ impl Load {
         self.sample = None;
     }
 
-    /// Where to cut. If that is nowhere, the load is left alone for a while.
-    pub fn divide(&mut self, now: Millis) -> Division {
+    /// Where to cut. If that is nowhere, the load is left alone for `rest` milliseconds.
+    pub fn divide(&mut self, now: Millis, rest: Millis) -> Division {
         let division = self.sample.as_mut().map_or(Division::Unknown, |sample| sample.divide());
         if division == Division::Nowhere {
             self.sample = None;
-            self.resting_until = now + REST_MS;
+            self.resting_until = now + rest;
         }
         division
     }

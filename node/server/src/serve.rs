@@ -169,9 +169,8 @@ impl Running {
             split_bytes: config.split_bytes,
             check_every_ms: config.check_interval.as_millis() as u64,
             shaping: node::Shaping {
-                split_load: config.split_load,
                 merge_after_ms: config.merge_after.as_millis() as u64,
-                ..node::Shaping::default()
+                ..node::Shaping::default().cut_at(config.split_load)
             },
         };
         let Stores { log, state, boots } = stores;

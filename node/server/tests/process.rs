@@ -48,6 +48,9 @@ mod nodes;
 #[path = "process/placement.rs"]
 mod placement;
 
+#[path = "process/shaping.rs"]
+mod shaping;
+
 #[path = "process/splitting.rs"]
 mod splitting;
 

@@ -85,24 +85,31 @@ impl Plan {
         let policies_ms = *[0, 0, 500, 2_000, 8_000].choose(&mut rng).expect("not empty");
         let (chaos_ms, steps_max) = (15_000, u64::MAX);
         if seed >= SHAPING_FROM {
-            options.shaping = shaping(seed);
+            shape(&mut options);
         }
         Self { options, chaos_ms, steps_max, calm: false, merges_ms, policies_ms }
     }
 }
 
 /// Cuts by load and merges all the time, in half of the runs.
-fn shaping(seed: u64) -> Shaping {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ SHAPING);
+fn shape(options: &mut Options) {
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ SHAPING);
     if rng.random() {
-        return Shaping::NONE;
+        return;
     }
-    Shaping {
-        split_load: *[0, 2, 10, 30].choose(&mut rng).expect("not empty"),
-        load_lasts_ms: *[0, 500, 2_000].choose(&mut rng).expect("not empty"),
-        merge_after_ms: *[0, 300, 1_000, 3_000].choose(&mut rng).expect("not empty"),
+    // Else most ranges would soon have one key, and stay as large as they are.
+    if rng.random_ratio(3, 4) {
+        options.split_bytes = 0;
+    }
+    options.shaping = Shaping {
+        split_load: *[0, 1, 2, 5].choose(&mut rng).expect("not empty"),
+        load_lasts_ms: *[0, 200, 1_000].choose(&mut rng).expect("not empty"),
+        load_rests_ms: 500,
+        // Also so that every load is one and none: cuts and merges without end.
+        quiet_load: *[1, 1_000].choose(&mut rng).expect("not empty"),
+        merge_after_ms: *[0, 300, 300, 1_000].choose(&mut rng).expect("not empty"),
         rank_every_ms: *[0, 200, 1_000].choose(&mut rng).expect("not empty"),
-    }
+    };
 }
 
 /// What came of a run.

@@ -9,8 +9,14 @@ use holdfast_core::status::Status;
 use holdfast_sim::convergence;
 use holdfast_sim::world::{Happening, Options, World};
 
-const SHAPING: Shaping =
-    Shaping { split_load: 50, load_lasts_ms: 2_000, merge_after_ms: 5_000, rank_every_ms: 500 };
+const SHAPING: Shaping = Shaping {
+    split_load: 50,
+    load_lasts_ms: 2_000,
+    load_rests_ms: 12_000,
+    quiet_load: 7,
+    merge_after_ms: 5_000,
+    rank_every_ms: 500,
+};
 
 struct Bench {
     world: World,
@@ -128,8 +134,8 @@ fn a_load_on_one_key_is_not_divided() {
 
 #[test]
 fn what_was_cut_by_size_is_merged_only_when_it_is_small_again() {
-    let mut bench = Bench::new(3, Shaping { split_load: 0, ..SHAPING }, 2_000);
-    bench.load(5, scattered);
+    let mut bench = Bench::new(3, Shaping { split_load: 0, quiet_load: 0, ..SHAPING }, 2_000);
+    bench.load(30, scattered);
     let cut = bench.ranges();
     assert!(cut.len() > 6, "{cut:?}");
     bench.run(60_000);

@@ -1,6 +1,7 @@
 use super::*;
 
 const LIMIT: u64 = 100;
+const REST: Millis = 60_000;
 
 fn key(number: usize) -> Vec<Span> {
     vec![Span::key(&Bytes::from(format!("{number:06}")))]
@@ -21,7 +22,7 @@ fn serve(
             number += 1;
         }
         *now += 100;
-        load.roll(*now, LIMIT);
+        load.roll(*now, LIMIT, LIMIT / 8);
     }
 }
 
@@ -29,7 +30,7 @@ fn divided(keys: impl Fn(usize) -> Vec<Span>) -> Division {
     let (mut load, mut now) = (Load::default(), 0);
     serve(&mut load, &mut now, (10 * LIMIT, 20_000), &keys);
     assert!(load.is_hot(now, 10_000));
-    let first = load.divide(now);
+    let first = load.divide(now, REST);
     if first != Division::Unknown {
         return first;
     }
@@ -37,7 +38,7 @@ fn divided(keys: impl Fn(usize) -> Vec<Span>) -> Division {
     for number in 20_000..20_500 {
         load.note(|| keys(number));
     }
-    load.divide(now)
+    load.divide(now, REST)
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn what_is_quiet_takes_no_memory_and_is_known_to_be_quiet() {
     assert!(load.quiet_ms(now) < ROLL_MS);
     // Nobody brings the average of a range that sleeps up to date, until somebody asks.
     now += 600_000;
-    load.roll(now, LIMIT);
+    load.roll(now, LIMIT, LIMIT / 8);
     assert!(load.sample.is_none());
     assert_eq!(load.rate(), 0);
     assert!((600_000..605_000).contains(&load.quiet_ms(now)), "since the last request");
@@ -106,12 +107,12 @@ fn a_load_on_one_key_is_not_divided_and_not_looked_at_at_once() {
     let (mut load, mut now) = (Load::default(), 0);
     let one = |number: usize| key(if number % 10 == 0 { number } else { 77 });
     serve(&mut load, &mut now, (10 * LIMIT, 20_000), one);
-    assert_eq!(load.divide(now), Division::Nowhere);
+    assert_eq!(load.divide(now, REST), Division::Nowhere);
     serve(&mut load, &mut now, (10 * LIMIT, 30_000), one);
     assert!(!load.is_hot(now, 10_000) && load.sample.is_none(), "it rests");
     serve(&mut load, &mut now, (10 * LIMIT, 40_000), |number| key(number % 500));
     assert!(load.is_hot(now, 10_000), "the load has changed");
-    assert_ne!(load.divide(now), Division::Nowhere);
+    assert_ne!(load.divide(now, REST), Division::Nowhere);
 }
 
 #[test]
@@ -132,10 +133,10 @@ fn requests_that_touch_all_of_the_range_are_no_reason_to_cut_it() {
 #[test]
 fn little_says_nothing() {
     let mut load = Load::default();
-    assert_eq!(load.divide(0), Division::Unknown);
+    assert_eq!(load.divide(0, REST), Division::Unknown);
     load.sample = Some(Box::default());
     load.note(|| key(1));
-    assert_eq!(load.divide(0), Division::Unknown);
+    assert_eq!(load.divide(0, REST), Division::Unknown);
 }
 
 #[test]

@@ -23,6 +23,10 @@ pub struct Shaping {
     pub split_load: u64,
     /// For so long, in milliseconds.
     pub load_lasts_ms: Millis,
+    /// A load that could not be divided is left alone for so long, in milliseconds.
+    pub load_rests_ms: Millis,
+    /// Requests a second below which a range has next to no load; 0: whatever it has.
+    pub quiet_load: u64,
     /// A range that the cluster has cut off is merged with its left neighbour when both have been small
     /// and had next to no load for so long, in milliseconds; 0 is never.
     pub merge_after_ms: Millis,
@@ -33,18 +37,35 @@ pub struct Shaping {
 impl Default for Shaping {
     fn default() -> Self {
         Self {
-            split_load: 2_500,
+            split_load: 0,
             load_lasts_ms: 10_000,
+            load_rests_ms: 60_000,
+            quiet_load: 0,
             merge_after_ms: 300_000,
             rank_every_ms: 1_000,
         }
+        .cut_at(2_500)
     }
 }
 
 impl Shaping {
     /// Nothing but cuts by size.
-    pub const NONE: Self =
-        Self { split_load: 0, load_lasts_ms: 0, merge_after_ms: 0, rank_every_ms: 0 };
+    pub const NONE: Self = Self {
+        split_load: 0,
+        load_lasts_ms: 0,
+        load_rests_ms: 0,
+        quiet_load: 0,
+        merge_after_ms: 0,
+        rank_every_ms: 0,
+    };
+
+    /// The same with cuts at so many requests a second; 0 is never. Two ranges that do next to nothing
+    /// have less than a quarter of that together, so that what is merged is far from being cut.
+    #[must_use]
+    pub fn cut_at(self, split_load: u64) -> Self {
+        const QUIET_PART: u64 = 8;
+        Self { split_load, quiet_load: split_load.div_ceil(QUIET_PART), ..self }
+    }
 
     fn counts(&self) -> bool {
         self.split_load > 0 || self.merge_after_ms > 0
@@ -97,11 +118,11 @@ impl Node {
                 continue;
             }
             let growth = &mut replica.growth;
-            growth.load.roll(now, shaping.split_load);
+            growth.load.roll(now, shaping.split_load, shaping.quiet_load);
             if now < growth.busy_until || !growth.load.is_hot(now, shaping.load_lasts_ms) {
                 continue;
             }
-            if let Division::At(key) = growth.load.divide(now) {
+            if let Division::At(key) = growth.load.divide(now, shaping.load_rests_ms) {
                 growth.begin(now);
                 cuts.push((*range, key));
             }

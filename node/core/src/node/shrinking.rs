@@ -149,7 +149,7 @@ impl Node {
         }
         let Some(descriptor) = &replica.descriptor else { return };
         let growth = &mut replica.growth;
-        growth.load.roll(now, shaping.split_load);
+        growth.load.roll(now, shaping.split_load, shaping.quiet_load);
         let quiet_ms = growth.load.quiet_ms(now);
         let bytes = growth.size.map(|size| size + growth.written);
         let small = bytes.is_some_and(|bytes| bytes < limit / SMALL_PART);
