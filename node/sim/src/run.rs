@@ -241,7 +241,8 @@ impl Run {
         })?;
         self.until(COPIES_MS, "full set of copies", |run| convergence::complete(&run.world))?;
         self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
-        if self.world.options.shaping.rank_every_ms > 0 {
+        let shaping = self.world.options.shaping;
+        if shaping.rank_every_ms > 0 && shaping.counts() {
             self.until(SETTLED_MS, "even leaders", |run| convergence::even(&run.world))?;
         }
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;

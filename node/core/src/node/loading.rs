@@ -30,7 +30,8 @@ pub struct Shaping {
     /// A range that the cluster has cut off is merged with its left neighbour when both have been small
     /// and had next to no load for so long, in milliseconds; 0 is never.
     pub merge_after_ms: Millis,
-    /// Between two looks at who should lead which range, in milliseconds; 0 is never.
+    /// Between two looks at who should lead which range, in milliseconds; 0 is never, and so it is with
+    /// neither cuts by load nor merges.
     pub rank_every_ms: Millis,
 }
 
@@ -67,7 +68,8 @@ impl Shaping {
         Self { split_load, quiet_load: split_load.div_ceil(QUIET_PART), ..self }
     }
 
-    fn counts(&self) -> bool {
+    /// Is anything of it done at all?
+    pub fn counts(&self) -> bool {
         self.split_load > 0 || self.merge_after_ms > 0
     }
 }

@@ -62,7 +62,7 @@ impl Node {
     /// Asks for a change of ranks, if one is due and would make leaders more even.
     pub(super) fn ranking_tick(&mut self) {
         let every = self.config.shaping.rank_every_ms;
-        if every == 0 || self.now < self.shaper.rank_at {
+        if every == 0 || !self.config.shaping.counts() || self.now < self.shaper.rank_at {
             return;
         }
         self.shaper.rank_at = self.now + every;
