@@ -21,7 +21,7 @@ fn ranges(cluster: &Cluster) -> u64 {
 #[test]
 fn a_hot_range_is_cut_and_merged_again_without_a_failed_request() {
     let arguments = ["--split-load", "40", "--merge-after", "3s"];
-    let mut cluster = Cluster::start(&arguments);
+    let cluster = Cluster::start(&arguments);
     cluster.command(&["split", "by-hand"]);
     let before = ranges(&cluster);
     let load = Load::start(&[cluster.endpoint(1), cluster.endpoint(2)], &KEYS);
