@@ -105,7 +105,7 @@ fn what_comes_in_a_fixed_order_is_sampled_all_the_same() {
 #[test]
 fn a_load_on_one_key_is_not_divided_and_not_looked_at_at_once() {
     let (mut load, mut now) = (Load::default(), 0);
-    let one = |number: usize| key(if number % 10 == 0 { number } else { 77 });
+    let one = |number: usize| key(if number.is_multiple_of(10) { number } else { 77 });
     serve(&mut load, &mut now, (10 * LIMIT, 20_000), one);
     assert_eq!(load.divide(now, REST), Division::Nowhere);
     serve(&mut load, &mut now, (10 * LIMIT, 30_000), one);
@@ -121,12 +121,12 @@ fn requests_that_touch_all_of_the_range_are_no_reason_to_cut_it() {
     assert_eq!(divided(all), Division::Nowhere);
     // Lists of one of two prefixes.
     let list = |number: usize| {
-        let prefix = if number % 2 == 0 { ("a/", "a0") } else { ("b/", "b0") };
+        let prefix = if number.is_multiple_of(2) { ("a/", "a0") } else { ("b/", "b0") };
         vec![Span::from_etcd(&Bytes::from(prefix.0), &Bytes::from(prefix.1))]
     };
     assert_eq!(divided(list), Division::At(Bytes::from("b/")));
     // A transaction counts with all of its keys.
-    let both = |_| vec![key(1), key(900)].concat();
+    let both = |_| [key(1), key(900)].concat();
     assert_eq!(divided(both), Division::Nowhere);
 }
 
