@@ -22,8 +22,9 @@ fn ranges(cluster: &Cluster) -> u64 {
 fn a_hot_range_is_cut_and_merged_again_without_a_failed_request() {
     let arguments = ["--split-load", "40", "--merge-after", "3s"];
     let cluster = Cluster::start(&arguments);
-    cluster.command(&["split", "by-hand"]);
-    let before = ranges(&cluster);
+    let before = ranges(&cluster) + 1;
+    assert!(cluster.command(&["split", "by-hand"]).status.success());
+    wait_for("the cut by hand", || ranges(&cluster) == before);
     let load = Load::start(&[cluster.endpoint(1), cluster.endpoint(2)], &KEYS);
     wait_for("a cut by load", || ranges(&cluster) >= before + 2);
     load.wait_progress(500);
