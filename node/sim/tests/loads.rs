@@ -38,7 +38,7 @@ impl Bench {
         for _ in 0..seconds * 200 {
             let key = Bytes::from(key(self.asked));
             let put = PutOp { value: key.clone(), key, ..PutOp::default() };
-            let gateway = NodeId(self.asked % 3 + 1);
+            let gateway = NodeId(self.asked % self.world.options.nodes + 1);
             self.world.request(gateway, 5_000, Request::Kv(Op::Put(put))).expect("it runs");
             self.asked += 1;
             self.run(5);
@@ -121,6 +121,16 @@ fn a_load_is_divided_while_it_lasts_and_no_longer() {
         bench.run(100);
         assert!(asleep(&bench), "a range is not woken up to see that it is small");
     }
+}
+
+#[test]
+fn a_node_alone_keeps_its_ranges() {
+    let options = Options { nodes: 1, shaping: SHAPING, ..Options::new(5) };
+    let mut bench = Bench { world: World::new(options), asked: 0, failed: 0 };
+    bench.run(5_000);
+    bench.load(20, scattered);
+    assert_eq!(bench.ranges(), [1, 2, 3, 4]);
+    assert_eq!(bench.failed, 0);
 }
 
 #[test]

@@ -112,6 +112,9 @@ impl Node {
             return;
         }
         let now = self.now;
+        let mut leaders = self.meta.nodes().values().filter(|record| record.state.may_lead());
+        // Nobody else could lead one of the pieces.
+        let alone = leaders.nth(1).is_none();
         let mut cuts = Vec::new();
         // A range with load does not sleep.
         for range in &self.awake {
@@ -121,7 +124,7 @@ impl Node {
             }
             let growth = &mut replica.growth;
             growth.load.roll(now, shaping.split_load, shaping.quiet_load);
-            if now < growth.busy_until || !growth.load.is_hot(now, shaping.load_lasts_ms) {
+            if alone || now < growth.busy_until || !growth.load.is_hot(now, shaping.load_lasts_ms) {
                 continue;
             }
             if let Division::At(key) = growth.load.divide(now, shaping.load_rests_ms) {
