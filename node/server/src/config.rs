@@ -15,6 +15,7 @@ pub use values::{
 };
 
 use crate::telemetry::LogFormat;
+use crate::transport::SnapshotRates;
 use clap::{Args, ValueEnum};
 use holdfast_core::bootstrap::check_replicas;
 use std::path::PathBuf;
@@ -117,9 +118,14 @@ pub struct ServeArgs {
     /// Memory for cached pages of the state
     #[arg(long, env = "HOLDFAST_CACHE", value_name = "SIZE", default_value = "256MiB")]
     pub cache: ByteSize,
-    /// Snapshot bytes a second that this node sends at most
+    /// Snapshot bytes a second that this node sends at most, and receives at most; fewer while they
+    /// slow writes of clients down
     #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE", value_name = "SIZE", default_value = "64MiB")]
     pub snapshot_rate: ByteSize,
+    /// Snapshot bytes a second that are left however slow writes become; as much as
+    /// --snapshot-rate: it is never lowered [default: a sixteenth of --snapshot-rate, at least 1MiB]
+    #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE_MIN", value_name = "SIZE")]
+    pub snapshot_rate_min: Option<ByteSize>,
     /// Time between two comparisons of the copies of a range; 0s: only on command
     #[arg(long, env = "HOLDFAST_CHECK_INTERVAL", value_name = "TIME", default_value = "1h")]
     pub check_interval: HumanDuration,
@@ -207,7 +213,7 @@ pub struct Config {
     /// Bytes of cached pages.
     pub cache: u64,
     /// Snapshot bytes a second.
-    pub snapshot_rate: u64,
+    pub snapshot_rates: SnapshotRates,
     /// Between two comparisons of the copies of a range; zero: only on command.
     pub check_interval: Duration,
     /// Bytes a second read to compare copies.
@@ -302,7 +308,7 @@ impl Config {
             split_load: args.split_load,
             merge_after: args.merge_after.0,
             cache: args.cache.0,
-            snapshot_rate: args.snapshot_rate.0.max(1 << 20),
+            snapshot_rates: snapshot_rates(args.snapshot_rate, args.snapshot_rate_min)?,
             check_interval: args.check_interval.0,
             check_rate: args.check_rate.0.max(1 << 16),
             max_request_bytes: args.max_request_bytes.0 as usize,
@@ -313,6 +319,23 @@ impl Config {
             tls: args.tls.check()?,
         })
     }
+}
+
+/// The smallest rate of snapshots: slower, and a range would take hours.
+const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
+
+/// Without a floor of its own, the rate of snapshots may fall to this part.
+const SNAPSHOT_FLOOR_PART: u64 = 16;
+
+fn snapshot_rates(most: ByteSize, least: Option<ByteSize>) -> Result<SnapshotRates, String> {
+    let most = most.0.max(SNAPSHOT_RATE_MIN);
+    let least = least.map_or(most / SNAPSHOT_FLOOR_PART, |least| least.0);
+    if least > most {
+        return Err(format!(
+            "--snapshot-rate-min {least} bytes must be at most --snapshot-rate ({most} bytes)"
+        ));
+    }
+    Ok(SnapshotRates { most, least: least.max(SNAPSHOT_RATE_MIN) })
 }
 
 fn check_times(tick_ms: u64, election_ms: u64) -> Result<(), String> {
@@ -368,6 +391,17 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_keep_a_part_of_their_rate() {
+        let rates = |flags: &str| {
+            let SnapshotRates { most, least } = check(flags).unwrap().snapshot_rates;
+            (most >> 20, least >> 20)
+        };
+        assert_eq!(rates("--data d"), (64, 4));
+        assert_eq!(rates("--data d --snapshot-rate 8MiB"), (8, 1));
+        assert_eq!(rates("--data d --snapshot-rate 8MiB --snapshot-rate-min 8MiB"), (8, 8));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_the_flag_to_change() {
         for (flags, part) in [
             ("", "--data"),
@@ -383,6 +417,7 @@ mod tests {
             ("--data d --split-keys 0xzz", "hex"),
             ("--data d --workers 0", "--workers"),
             ("--data d --failure-domain a,b", "--failure-domain"),
+            ("--data d --snapshot-rate 2MiB --snapshot-rate-min 3MiB", "--snapshot-rate-min"),
             ("--data d --cert-file c", "--key-file is missing"),
             ("--data d --client-cert-auth", "--trusted-ca-file"),
             ("--data d --peer-trusted-ca-file c", "--peer-cert-file"),

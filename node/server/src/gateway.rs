@@ -30,7 +30,7 @@ mod fake;
 #[cfg(test)]
 mod round_trips;
 
-pub(crate) use admin::report_of;
+pub(crate) use admin::{Estimator, Progress, about, report_of, size};
 #[cfg(test)]
 pub(crate) use backend::RangeView;
 pub(crate) use backend::View;
@@ -47,6 +47,7 @@ use grpc::Call;
 use holdfast_core::ids::Revision;
 use holdfast_core::request::{Request, Response};
 use holdfast_proto::etcdserverpb as pb;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,8 @@ struct Inner {
     endpoints: Endpoints,
     streams: streams::Streams,
     ask_node: Box<AskNode>,
+    /// How far the making of copies is, while this node follows it.
+    progress: Mutex<Option<Progress>>,
 }
 
 /// Asks the node at a peer address for its report; waits.
@@ -116,7 +119,8 @@ impl Gateway {
     pub fn new(backend: Backend, config: Config, endpoints: Endpoints) -> Self {
         let streams = streams::Streams::default();
         let ask_node: Box<AskNode> = Box::new(|_| Err(io::Error::other("nobody to ask")));
-        Self { inner: Arc::new(Inner { backend, config, endpoints, streams, ask_node }) }
+        let progress = Mutex::default();
+        Self { inner: Arc::new(Inner { backend, config, endpoints, streams, ask_node, progress }) }
     }
 
     /// Other nodes are asked for their reports by `ask_node`, which gets a peer address and may

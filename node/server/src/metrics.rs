@@ -5,8 +5,10 @@
 
 mod collect;
 
+use crate::gateway::Progress;
 use crate::tls::Tls;
-use collect::{StatusCollector, TlsCollector};
+use crate::transport::Flow;
+use collect::{FlowCollector, ProgressCollector, StatusCollector, TlsCollector};
 use holdfast_core::status::Status;
 use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
@@ -34,6 +36,8 @@ pub struct Metrics {
     mailbox: Gauge,
     log_queue: Gauge,
     peer_queue_bytes: Gauge,
+    snapshots: Arc<RwLock<Flow>>,
+    reprotection: Arc<RwLock<Option<Progress>>>,
     db_size: Gauge,
     disk_total: Gauge,
     disk_free: Gauge,
@@ -67,6 +71,8 @@ impl Metrics {
             mailbox: Gauge::default(),
             log_queue: Gauge::default(),
             peer_queue_bytes: Gauge::default(),
+            snapshots: Arc::default(),
+            reprotection: Arc::default(),
             db_size: Gauge::default(),
             disk_total: Gauge::default(),
             disk_free: Gauge::default(),
@@ -120,6 +126,9 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         registry.register_collector(Box::new(StatusCollector(Arc::clone(&self.status))));
+        registry.register_collector(Box::new(FlowCollector(Arc::clone(&self.snapshots))));
+        let progress = ProgressCollector(Arc::clone(&self.reprotection));
+        registry.register_collector(Box::new(progress));
     }
 
     /// Everything in the text format that Prometheus reads.
@@ -166,6 +175,16 @@ impl Metrics {
         self.peer_queue_bytes.set(peer_bytes as i64);
     }
 
+    /// How raft snapshots flow at the moment.
+    pub(crate) fn snapshots(&self, flow: Flow) {
+        *self.snapshots.write() = flow;
+    }
+
+    /// How far the making of copies is, if this node follows it.
+    pub(crate) fn reprotection(&self, progress: Option<Progress>) {
+        *self.reprotection.write() = progress;
+    }
+
     /// Size of the state file.
     pub(crate) fn state_size(&self, bytes: u64) {
         self.db_size.set(bytes as i64);
@@ -195,6 +214,7 @@ mod tests {
     fn names_that_dashboards_want_are_there() {
         let metrics = Metrics::default();
         metrics.log_write(3, true, Duration::from_millis(1));
+        metrics.snapshots(Flow { rate: 5, limit: 80, sent: 7, received: 9 });
         let status = Status { sequencer: Some(NodeId(2)), ..Status::default() };
         metrics.status(Arc::new(status));
         let text = metrics.render();
@@ -205,8 +225,27 @@ mod tests {
             "etcd_disk_wal_fsync_duration_seconds_count 1",
             "holdfast_log_writes_total 3",
             "holdfast_proposals_total 0",
+            "holdfast_snapshot_rate_bytes_per_second 5",
+            "holdfast_snapshot_rate_limit_bytes_per_second 80",
+            "holdfast_snapshot_sent_bytes_total 7",
+            "holdfast_snapshot_received_bytes_total 9",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_estimate_is_shown_only_when_there_is_one() {
+        let metrics = Metrics::default();
+        let shows = |line: &str| metrics.render().lines().any(|found| found == line);
+        assert!(shows("holdfast_reprotection_ranges 0"));
+        let mut progress = Progress { ranges_done: 3, ranges_total: 8, ..Progress::default() };
+        progress.bytes_total = 9;
+        metrics.reprotection(Some(progress));
+        assert!(shows("holdfast_reprotection_ranges 5"));
+        assert!(shows("holdfast_reprotection_bytes 9"));
+        assert!(!metrics.render().contains("holdfast_reprotection_left_seconds"));
+        metrics.reprotection(Some(Progress { seconds_left: Some(40), ..progress }));
+        assert!(shows("holdfast_reprotection_left_seconds 40"));
     }
 }

@@ -18,6 +18,8 @@ mod peers;
 
 mod ports;
 
+mod progress;
+
 mod start;
 
 mod stores;
@@ -215,6 +217,7 @@ impl Running {
         };
         let domain = config.failure_domain.clone();
         tokio::spawn(facts::follow(gateway.clone(), domain, stop_http.clone()));
+        tokio::spawn(progress::follow(gateway.clone(), Arc::clone(&metrics), stop_http.clone()));
         let snapshots = store_loop::receive_snapshots(&state, &inbox);
         let reporting = gateway.clone();
         let report = Box::new(move || reporting.report());
@@ -222,7 +225,7 @@ impl Running {
         let (hand_over, handed) = Handed::channel();
         let settings = Settings {
             tls: certificates.peer.clone(),
-            snapshot_rate: config.snapshot_rate,
+            snapshot_rates: config.snapshot_rates,
             standings,
             on_http2: Box::new(move |stream, seen| hand_over.take(stream, seen)),
         };

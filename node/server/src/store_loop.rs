@@ -194,16 +194,19 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
     let log_queue: log_writer::Queue = Arc::new(Mailbox::default());
     let readers = readers::start(&state, &inbox)?;
     let hasher = checks::Hasher::start(&state, &inbox, check_rate)?;
+    let sent = snapshots::Sent::default();
     let snapshots = snapshots::start(&snapshots::Tools {
         state: state.clone(),
         transport: Arc::clone(&transport),
         inbox: Arc::clone(&inbox),
+        sent: Arc::clone(&sent),
     })?;
     let mut helpers = vec![log_writer::start(
         Arc::clone(&log),
         Arc::clone(&log_queue),
         Arc::clone(&inbox),
         Arc::clone(&metrics),
+        Arc::clone(transport.pacer()),
     )?];
     let keeper = keeper::Keeper {
         state: state.clone(),
@@ -227,6 +230,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         readers,
         hasher,
         snapshots,
+        sent,
         on_peers,
         handed_over: handed_over_sender,
         left: left_sender,
@@ -296,6 +300,7 @@ struct StoreLoop {
     readers: crossbeam_channel::Sender<readers::Job>,
     hasher: checks::Hasher,
     snapshots: crossbeam_channel::Sender<snapshots::Job>,
+    sent: snapshots::Sent,
     on_peers: OnPeers,
     handed_over: tokio::sync::watch::Sender<bool>,
     left: tokio::sync::watch::Sender<bool>,
@@ -637,12 +642,13 @@ impl StoreLoop {
         if status.left {
             self.has_left();
         }
-        publish::publish(&self.vitals, &status);
+        publish::publish(&self.vitals, &status, &self.sent);
         if let Ok(size) = self.state.size_on_disk() {
             self.vitals.set_db_size(size as i64, size as i64);
             self.metrics.state_size(size);
         }
         let peer_bytes = self.transport.queued().iter().map(|(_, bytes)| bytes).sum();
+        self.metrics.snapshots(self.transport.pacer().flow());
         self.metrics.queues(self.inbox.len(), self.log_queue.len(), peer_bytes);
         self.metrics.status(status);
         self.questions.forget_old();

@@ -18,17 +18,23 @@ mod link;
 
 mod listener;
 
+mod pace;
+
 mod session;
 
 mod snapshot;
 
 mod stream;
 
+mod throttle;
+
 mod waiting;
 
 pub use ask::{Founder, Standing, Standings, ask, ask_report, ask_to_form};
+pub use pace::Limits as SnapshotRates;
 pub use snapshot::{Part, SnapshotReceiver, SnapshotSender};
 pub use stream::PeerTls;
+pub use throttle::{Flow, Pacer};
 pub use waiting::Waiting;
 
 use frame::FrameBuilder;
@@ -37,7 +43,6 @@ use holdfast_core::ids::NodeId;
 use holdfast_core::message::{InternalReply, Message, MetaRequest};
 use link::Link;
 use parking_lot::Mutex;
-use snapshot::Throttle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -98,8 +103,8 @@ pub type OnHttp2 = dyn Fn(TcpStream, Vec<u8>) + Send + Sync;
 pub struct Settings {
     /// Encrypts every connection, and lets only nodes with a trusted certificate in.
     pub tls: PeerTls,
-    /// Snapshot bytes sent a second at most.
-    pub snapshot_rate: u64,
+    /// Snapshot bytes a second, sent and received.
+    pub snapshot_rates: SnapshotRates,
     /// Answers nodes that want to form the cluster.
     pub standings: Box<Standings>,
     /// Takes connections of administrators; only with TLS.
@@ -111,7 +116,6 @@ pub struct Transport {
     shared: Arc<Shared>,
     listen_address: std::net::SocketAddr,
     builder: Mutex<FrameBuilder>,
-    throttle: Arc<Throttle>,
 }
 
 struct Shared {
@@ -123,6 +127,7 @@ struct Shared {
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
     tombstoned: Mutex<BTreeSet<NodeId>>,
     counts: listener::Counts,
+    pacer: Arc<Pacer>,
     /// Refusals that were logged, so that each is logged once.
     refusals: Mutex<BTreeSet<String>>,
     stopped: AtomicBool,
@@ -139,7 +144,7 @@ impl Transport {
         settings: Settings,
         events: Arc<dyn PeerEvents>,
     ) -> io::Result<Self> {
-        let Settings { tls, snapshot_rate, standings, on_http2 } = settings;
+        let Settings { tls, snapshot_rates, standings, on_http2 } = settings;
         let listen_address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             local: Arc::new(local),
@@ -150,13 +155,13 @@ impl Transport {
             links: Mutex::default(),
             tombstoned: Mutex::default(),
             counts: listener::Counts::default(),
+            pacer: Pacer::new(snapshot_rates),
             refusals: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
         spawn("peer-listen".to_owned(), move || listener::run(&listener, &accepting));
-        let throttle = Arc::new(Throttle::new(snapshot_rate));
-        Ok(Self { shared, listen_address, builder: Mutex::default(), throttle })
+        Ok(Self { shared, listen_address, builder: Mutex::default() })
     }
 
     /// Makes a peer known, or tells where it is now.
@@ -199,6 +204,11 @@ impl Transport {
         links.iter().map(|(peer, link)| (*peer, link.queued())).collect()
     }
 
+    /// What decides how fast snapshots flow.
+    pub fn pacer(&self) -> &Arc<Pacer> {
+        &self.shared.pacer
+    }
+
     /// Opens a stream for one snapshot; waits for the peer.
     pub fn open_snapshot(&self, peer: NodeId) -> io::Result<SnapshotSender> {
         let link = self.shared.links.lock().get(&peer).cloned();
@@ -207,7 +217,7 @@ impl Transport {
         let purpose = Purpose::Snapshot;
         let hello = Hello { to: Some(peer), purpose, ..self.shared.local.hello() };
         hello::greet(&stream, &hello)?;
-        SnapshotSender::new(stream, Arc::clone(&self.throttle))
+        SnapshotSender::new(stream, Arc::clone(&self.shared.pacer))
     }
 
     /// Ends all connections and stops to accept.

@@ -3,6 +3,7 @@
 use super::client::{Admin, ClientArgs, ask, block_on};
 use super::output::{self, Column, Format};
 use super::{Exit, Failure};
+use crate::gateway::{Progress, about, size};
 use clap::{Args, ValueEnum};
 use holdfast_proto::admin::StatusRequest;
 use serde_json::Value;
@@ -111,8 +112,21 @@ fn people(status: &Value) -> String {
         ranges["fullyReplicated"],
         ranges["unavailable"],
     );
-    if let Some(bytes) = status["bytesRemaining"].as_u64().filter(|&bytes| bytes > 0) {
-        writeln!(text, "to copy:    {bytes} bytes").expect("a string takes any text");
+    let left = status["bytesRemaining"].as_u64().unwrap_or(0);
+    // An older node tells no progress.
+    if let Some(progress) = Progress::from_json(&status["reprotection"]) {
+        let Progress { ranges_done, ranges_total, bytes_done, bytes_total, seconds_left } =
+            progress;
+        writeln!(
+            text,
+            "copied:     {ranges_done} of {ranges_total} ranges, {} of {}, {}",
+            size(bytes_done),
+            size(bytes_total),
+            about(seconds_left)
+        )
+        .expect("a string takes any text");
+    } else if left > 0 {
+        writeln!(text, "to copy:    {}", size(left)).expect("as above");
     }
     for diverged in status["diverged"].as_array().map_or(&[][..], Vec::as_slice) {
         let (range, nodes) = (&diverged["range"], &diverged["nodes"]);
@@ -139,7 +153,27 @@ mod tests {
         });
         let text = people(&status);
         assert!(text.contains("3 total, 2 fully replicated, 0 unavailable"));
-        assert!(text.contains("17 bytes"));
+        assert!(text.contains("to copy:    1 KiB"));
         assert!(text.contains("1     Up     3       2"));
+    }
+
+    #[test]
+    fn people_see_how_far_it_is() {
+        let mut status = json!({
+            "protection": "Reprotecting",
+            "ranges": {"total": 3, "fullyReplicated": 2, "unavailable": 0},
+            "nodes": [],
+            "bytesRemaining": 3 << 20,
+            "reprotection": {
+                "rangesDone": 1, "rangesTotal": 4, "bytesDone": 1 << 20, "bytesTotal": 4 << 20,
+                "secondsLeft": 38
+            }
+        });
+        let line = "copied:     1 of 4 ranges, 1 MiB of 4 MiB, about 40 s left";
+        assert!(people(&status).contains(line));
+        status["reprotection"]["secondsLeft"] = Value::Null;
+        assert!(people(&status).contains("4 MiB, time left unknown"));
+        status["reprotection"] = Value::Null;
+        assert!(people(&status).contains("to copy:    3 MiB"));
     }
 }

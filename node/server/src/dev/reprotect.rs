@@ -7,6 +7,7 @@
 use super::cluster::Cluster;
 use crate::cli::ClientSecurity;
 use crate::config::HumanDuration;
+use crate::gateway::{Progress, about, size};
 use holdfast_proto::admin::admin_client::AdminClient;
 use holdfast_proto::admin::{ReprotectRequest, StatusRequest};
 use serde::Deserialize;
@@ -37,6 +38,8 @@ struct View {
     ranges: Ranges,
     nodes: Vec<Node>,
     bytes_remaining: u64,
+    #[serde(default)]
+    reprotection: Option<Progress>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -145,8 +148,9 @@ impl Guard {
             return acts.push(Act::Say(format!("Full Protection Restored ({total} ranges)")));
         }
         let line = format!(
-            "reprotecting: {fully_replicated} of {total} ranges have all their copies, {} KiB to go",
-            view.bytes_remaining.div_ceil(1024)
+            "reprotecting: {fully_replicated} of {total} ranges have all their copies, {} to go, {}",
+            size(view.bytes_remaining),
+            about(view.reprotection.and_then(|progress| progress.seconds_left))
         );
         if now >= self.report_at && line != self.reported {
             self.report_at = now + REPORT_INTERVAL;
@@ -251,6 +255,7 @@ mod tests {
             ranges: Ranges { total: 4, fully_replicated: 1 },
             nodes: nodes.collect(),
             bytes_remaining: 2048,
+            reprotection: None,
         }
     }
 
@@ -295,7 +300,9 @@ mod tests {
         guard.step(seconds(30), &view("Degraded", &["Up", "Up", "Down"]));
         guard.answered(3, Ok("yes".to_owned()));
         let acts = guard.step(seconds(31), &view("Reprotecting", &["Up", "Up", "Condemned"]));
-        assert!(matches!(&acts[..], [Act::Say(line)] if line.contains("1 of 4")));
+        let line =
+            "reprotecting: 1 of 4 ranges have all their copies, 2 KiB to go, time left unknown";
+        assert_eq!(acts, [Act::Say(line.to_owned())]);
         let acts = guard.step(seconds(32), &view("Full", &["Up", "Up"]));
         assert_eq!(acts, [Act::Say("Full Protection Restored (4 ranges)".to_owned())]);
         assert_eq!(guard.step(seconds(33), &view("Full", &["Up", "Up"])), []);

@@ -2,12 +2,15 @@
 //! that one knows of itself, and puts the answers together (see [`report`]).
 
 mod check;
+mod progress;
 mod report;
+
+pub(crate) use progress::{Estimator, Left, Progress, about, size};
 
 use super::backend::View;
 use super::grpc::Call;
 use super::{Gateway, error};
-use holdfast_core::descriptor::NodeState;
+use holdfast_core::descriptor::{NodeState, ReplicaDescriptor, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::request::{AdminOp, Request, Response};
 use holdfast_proto::admin as pb;
@@ -233,9 +236,30 @@ impl Gateway {
             revision: vitals.revision(),
             room: vitals.room(),
             data: u64::try_from(vitals.db_size_in_use()).unwrap_or(0),
+            reprotection: *self.inner.progress.lock(),
             view: self.backend().view().as_ref().clone(),
             level: report::LEVEL,
         }
+    }
+
+    /// This node leads the meta range, and somewhere copies are to be made.
+    pub(crate) fn makes_copies(&self) -> bool {
+        let vitals = self.backend().vitals();
+        let view = self.backend().view();
+        let learner = |replica: &ReplicaDescriptor| replica.kind == ReplicaKind::Learner;
+        vitals.sequencer() == Some(vitals.node())
+            && (view.nodes.iter().any(|node| node.state.loses_replicas())
+                || view.directory.iter().any(|range| range.replicas.iter().any(learner)))
+    }
+
+    /// What all nodes together have left to do of that.
+    pub(crate) async fn left(&self) -> Left {
+        self.cluster().await.left()
+    }
+
+    /// Others are told so from now on.
+    pub(crate) fn set_progress(&self, progress: Option<Progress>) {
+        *self.inner.progress.lock() = progress;
     }
 
     /// What all nodes that answer know.

@@ -1,6 +1,8 @@
 //! Numbers that are read from elsewhere when somebody asks: the core's last status, certificates.
 
+use crate::gateway::Progress;
 use crate::tls::Tls;
+use crate::transport::Flow;
 use holdfast_core::status::Status;
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
@@ -58,6 +60,73 @@ impl Collector for StatusCollector {
         }
         for (name, help, value) in gauges(&status) {
             write(&mut encoder, name, help, &ConstGauge::new(value))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads how raft snapshots flow.
+#[derive(Debug)]
+pub(super) struct FlowCollector(pub(super) Arc<RwLock<Flow>>);
+
+impl Collector for FlowCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Flow { rate, limit, sent, received } = *self.0.read();
+        for (name, help, value) in [
+            (
+                "holdfast_snapshot_rate_bytes_per_second",
+                "Raft snapshot bytes a second that may be sent, and received, now",
+                rate,
+            ),
+            (
+                "holdfast_snapshot_rate_limit_bytes_per_second",
+                "The same at most: --snapshot-rate",
+                limit,
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            write(&mut encoder, name, help, &gauge)?;
+        }
+        for (name, help, value) in [
+            ("holdfast_snapshot_sent_bytes", "Raft snapshot bytes sent", sent),
+            ("holdfast_snapshot_received_bytes", "Raft snapshot bytes received", received),
+        ] {
+            write(&mut encoder, name, help, &ConstCounter::new(value))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads how far the making of copies is.
+#[derive(Debug)]
+pub(super) struct ProgressCollector(pub(super) Arc<RwLock<Option<Progress>>>);
+
+impl Collector for ProgressCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let progress = self.0.read().unwrap_or_default();
+        let Progress { ranges_done, ranges_total, bytes_done, bytes_total, seconds_left } =
+            progress;
+        for (name, help, value) in [
+            (
+                "holdfast_reprotection_ranges",
+                "Ranges of the cluster that are to get copies, told by who leads the meta range",
+                Some(ranges_total - ranges_done),
+            ),
+            (
+                "holdfast_reprotection_bytes",
+                "Bytes of these copies that are still to be made, about",
+                Some(bytes_total - bytes_done),
+            ),
+            (
+                "holdfast_reprotection_left_seconds",
+                "Time until all copies are made; not there while it is unknown",
+                seconds_left,
+            ),
+        ] {
+            if let Some(value) = value {
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                write(&mut encoder, name, help, &gauge)?;
+            }
         }
         Ok(())
     }

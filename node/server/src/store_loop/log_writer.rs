@@ -7,6 +7,7 @@ use super::mail::{Inbox, Mail};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::shutdown::{chain, fatal};
+use crate::transport::Pacer;
 use holdfast_core::effects::Persist;
 use holdfast_storage::RaftLog;
 use std::sync::Arc;
@@ -34,13 +35,14 @@ pub(super) fn start(
     queue: Queue,
     inbox: Inbox,
     metrics: Arc<Metrics>,
+    pacer: Arc<Pacer>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || run(&log, &queue, &inbox, &metrics))
+        .spawn(move || run(&log, &queue, &inbox, &metrics, &pacer))
 }
 
-fn run(log: &RaftLog, queue: &Queue, inbox: &Inbox, metrics: &Metrics) {
+fn run(log: &RaftLog, queue: &Queue, inbox: &Inbox, metrics: &Metrics, pacer: &Pacer) {
     let mut jobs = Vec::new();
     let mut writes = Vec::new();
     loop {
@@ -63,7 +65,11 @@ fn run(log: &RaftLog, queue: &Queue, inbox: &Inbox, metrics: &Metrics) {
             if let Err(error) = log.write(&writes, sync) {
                 fatal(&chain(&error));
             }
-            metrics.log_write(writes.len(), sync, start.elapsed());
+            let took = start.elapsed();
+            metrics.log_write(writes.len(), sync, took);
+            if sync {
+                pacer.log_written(took);
+            }
             writes.clear();
             inbox.post(Mail::Persisted { sequence });
         }

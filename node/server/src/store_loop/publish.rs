@@ -1,8 +1,9 @@
 //! What the store loop lets the rest of the process know, a few times a second.
 
+use super::snapshots::Sent;
 use crate::gateway::backend::{RangeView, View, Vitals};
 use holdfast_core::check::Divergence;
-use holdfast_core::descriptor::NodeState;
+use holdfast_core::descriptor::{NodeState, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::status::{ReplicaStatus, Status};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use tracing::{error, info};
 const ENTRY_BYTES: u64 = 512;
 
 /// Publishes a status.
-pub(super) fn publish(vitals: &Vitals, status: &Status) {
+pub(super) fn publish(vitals: &Vitals, status: &Status, sent: &Sent) {
     vitals.raise_revision(status.revision);
     vitals.set_compacted(status.compacted);
     vitals.set_sequencer(status.term, status.sequencer);
@@ -22,7 +23,7 @@ pub(super) fn publish(vitals: &Vitals, status: &Status) {
         .is_some_and(|node| node == status.node || status.reachable.contains(&node));
     vitals.set_has_leader(has_leader);
     vitals.note_alarms(&status.alarms);
-    let view = view(status);
+    let view = view(status, &mut sent.lock());
     if *vitals.view() != view {
         vitals.publish(view);
     }
@@ -74,9 +75,18 @@ pub(super) fn tell_divergences(told: &mut Vec<Divergence>, status: &Status) {
     told.clone_from(&status.divergences);
 }
 
-fn view(status: &Status) -> View {
+fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
     let known: BTreeMap<RangeId, _> =
         status.ranges.iter().map(|range| (range.descriptor.id, range)).collect();
+    let is_coming = |range, node| {
+        let known = known.get(&range).and_then(|range| range.descriptor.replica_on(node));
+        known.is_some_and(|replica| replica.kind == ReplicaKind::Learner)
+    };
+    sent.retain(|(range, node), _| is_coming(*range, *node));
+    let sent_of = |range| {
+        let all = (range, NodeId(0))..=(range, NodeId(u64::MAX));
+        sent.range(all).map(|(_, bytes)| bytes).sum()
+    };
     let replicas = status
         .replicas
         .iter()
@@ -91,6 +101,8 @@ fn view(status: &Status) -> View {
                 leaseholder: replica.leaseholder,
                 caught_up: caught_up(replica, status.node),
                 bytes_remaining: bytes_remaining(replica),
+                size: replica.size,
+                sent: sent_of(replica.range),
             })
         })
         .collect();

@@ -16,14 +16,15 @@ use holdfast_core::message::Message;
 use holdfast_storage::State;
 use holdfast_storage::state::PinnedSnapshot;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// Snapshots that are sent at the same time. The rate limit is shared, so more would only make
-/// each slower.
+/// Snapshots that are sent at the same time. The rate is shared, so more would only make each
+/// slower.
 const STREAMS: usize = 2;
 
 /// A pinned state that nobody asked to stream is let go after this: it keeps disk space.
@@ -32,12 +33,17 @@ const PIN_MAX: Duration = Duration::from_mins(1);
 /// What to do.
 pub(super) type Job = SnapshotEffect;
 
+/// Bytes of a range that were sent to a node, while that is about to get a copy. Whoever reads it
+/// forgets what is over.
+pub(super) type Sent = Arc<Mutex<BTreeMap<(RangeId, NodeId), u64>>>;
+
 /// What it takes.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub state: State,
     pub transport: Arc<Transport>,
     pub inbox: Inbox,
+    pub sent: Sent,
 }
 
 /// A state that waits to be streamed.
@@ -100,7 +106,8 @@ fn run(tools: &Tools, jobs: &Receiver<Job>, streams: &Sender<Stream>) {
                 streams.send(stream).expect("the streaming threads live as long as this one");
             }
             SnapshotEffect::Install { range, staged, applied, clear } => {
-                if let Err(error) = tools.state.install(staged, range, applied, &clear) {
+                let install = || tools.state.install(staged, range, applied, &clear);
+                if let Err(error) = tools.transport.pacer().installing(install) {
                     fatal(&chain(&error));
                 }
                 info!(%range, index = applied.index, "raft snapshot installed");
@@ -131,8 +138,11 @@ fn send_streams(tools: &Tools, streams: &Receiver<Stream>) {
 fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
     let pinned = stream.pinned.ok_or_else(|| io::Error::other("its state was let go"))?;
     let mut sender = tools.transport.open_snapshot(stream.node)?;
+    let mut bytes = 0;
     for chunk in pinned.chunks() {
         sender.send(&chunk)?;
+        bytes += chunk.len() as u64;
+        tools.sent.lock().insert((stream.range, stream.node), bytes);
     }
     sender.finish(&stream.message)
 }
@@ -141,10 +151,9 @@ fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
 pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
     let (state, inbox) = (state.clone(), Arc::clone(inbox));
     let last_staged = AtomicU64::new(0);
-    // Staging of one sender's attempts must not interleave with its next one's installation.
-    let one_at_a_time = Mutex::new(());
+    // Each has a file of its own, so they come in side by side: a sender that had to wait for
+    // another's end would take this node for dead.
     Box::new(move |from, mut receiver: SnapshotReceiver| {
-        let _turn = one_at_a_time.lock();
         let staged = last_staged.fetch_add(1, Ordering::Relaxed) + 1;
         let mut staging = state.stage(staged).map_err(io::Error::other)?;
         let message = loop {

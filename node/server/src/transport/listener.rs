@@ -117,7 +117,8 @@ fn handle(stream: PeerStream, side: Counted<'_>, shared: &Arc<Shared>) -> io::Re
                 return hello::refuse(&stream, "too many snapshots at the same time");
             }
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
-            shared.events.snapshot(hello.node, SnapshotReceiver::new(stream)?)
+            let receiver = SnapshotReceiver::new(stream, Arc::clone(&shared.pacer))?;
+            shared.events.snapshot(hello.node, receiver)
         }
         Purpose::Ask => {
             hello::accept(&stream, &hello, local.node, local.incarnation)?;

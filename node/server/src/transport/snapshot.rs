@@ -7,11 +7,11 @@
 
 use super::frame::{FrameReader, invalid, write_frame};
 use super::stream::PeerStream;
+use super::throttle::Pacer;
 use holdfast_core::message::{self, Message};
-use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// First byte of a frame with data.
 const DATA: u8 = 0;
@@ -26,19 +26,19 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct SnapshotSender {
     stream: PeerStream,
-    throttle: Arc<Throttle>,
+    pacer: Arc<Pacer>,
     frame: Vec<u8>,
 }
 
 impl SnapshotSender {
-    pub(super) fn new(stream: PeerStream, throttle: Arc<Throttle>) -> io::Result<Self> {
+    pub(super) fn new(stream: PeerStream, pacer: Arc<Pacer>) -> io::Result<Self> {
         stream.set_read_timeout(PATIENCE)?;
-        Ok(Self { stream, throttle, frame: Vec::new() })
+        Ok(Self { stream, pacer, frame: Vec::new() })
     }
 
-    /// Sends one piece of at most a few MiB, waiting as the rate limit says.
+    /// Sends one piece of at most a few MiB, waiting as the pace says.
     pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.throttle.take(piece.len());
+        self.pacer.send(piece.len());
         self.frame.clear();
         self.frame.push(DATA);
         self.frame.extend_from_slice(piece);
@@ -70,18 +70,22 @@ pub enum Part<'a> {
 pub struct SnapshotReceiver {
     stream: PeerStream,
     reader: FrameReader,
+    pacer: Arc<Pacer>,
 }
 
 impl SnapshotReceiver {
-    pub(super) fn new(stream: PeerStream) -> io::Result<Self> {
+    pub(super) fn new(stream: PeerStream, pacer: Arc<Pacer>) -> io::Result<Self> {
         stream.set_read_timeout(PATIENCE)?;
-        Ok(Self { stream, reader: FrameReader::default() })
+        Ok(Self { stream, reader: FrameReader::default(), pacer })
     }
 
-    /// The next part.
+    /// The next part, waiting as the pace says: a sender that is faster waits for its connection.
     pub fn receive(&mut self) -> io::Result<Part<'_>> {
         match self.reader.read(&mut &self.stream)?.split_first() {
-            Some((&DATA, piece)) => Ok(Part::Data(piece)),
+            Some((&DATA, piece)) => {
+                self.pacer.receive(piece.len());
+                Ok(Part::Data(piece))
+            }
             Some((&END, encoded)) => {
                 Ok(Part::End(Box::new(message::decode(encoded).map_err(invalid)?)))
             }
@@ -92,31 +96,5 @@ impl SnapshotReceiver {
     /// Says that everything is staged.
     pub fn acknowledge(self) -> io::Result<()> {
         write_frame(&mut &self.stream, &[END])
-    }
-}
-
-/// Bounds the bytes a second of all snapshots that a node sends.
-#[derive(Debug)]
-pub(super) struct Throttle {
-    bytes_per_second: u64,
-    /// When everything that was taken so far will have been sent at the allowed rate.
-    free_at: Mutex<Instant>,
-}
-
-impl Throttle {
-    pub(super) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
-    }
-
-    /// Waits until `bytes` more may be sent.
-    fn take(&self, bytes: usize) {
-        let nanos = (bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second)) as u64;
-        let start = {
-            let mut free_at = self.free_at.lock();
-            let start = (*free_at).max(Instant::now());
-            *free_at = start + Duration::from_nanos(nanos);
-            start
-        };
-        std::thread::sleep(start.saturating_duration_since(Instant::now()));
     }
 }

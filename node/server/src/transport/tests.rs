@@ -91,7 +91,7 @@ impl Peer {
         let events = Arc::new(Recorder(Mutex::new(sender)));
         let settings = Settings {
             tls,
-            snapshot_rate: 1 << 30,
+            snapshot_rates: SnapshotRates { most: 1 << 30, least: 1 << 30 },
             standings: Box::new(|_| Standing::Formed { nonce: Some(5), plan: 6 }),
             on_http2: Box::new(|_, _| {}),
         };

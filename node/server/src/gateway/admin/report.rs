@@ -3,6 +3,7 @@
 //! Invariants: a range is what its descriptor with the highest generation says; its leader is the
 //! leaseholder with the highest term; a node that did not answer is `Down`, whatever it was.
 
+use super::progress::Progress;
 use crate::gateway::backend::{RangeView, View};
 use bytes::Bytes;
 use holdfast_core::check::Divergence;
@@ -12,6 +13,8 @@ use holdfast_core::placement::{self, Directory};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+mod left;
 
 /// What one node knows, as nodes send it to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,9 @@ pub(super) struct Local {
     /// Bytes of its data. Older nodes do not tell.
     #[serde(default)]
     pub data: u64,
+    /// How far the making of copies is, if this node follows it.
+    #[serde(default)]
+    pub reprotection: Option<Progress>,
     pub view: View,
     /// What it can do that earlier versions could not: see [`LEVEL`].
     #[serde(default)]
@@ -57,6 +63,8 @@ pub(super) struct Cluster {
     facts: BTreeMap<NodeId, Facts>,
     policies: Vec<(Bytes, usize)>,
     planned: Vec<(RangeId, String)>,
+    /// As the leader of the meta range follows it.
+    reprotection: Option<Progress>,
 }
 
 /// One range, with what its leaseholder says.
@@ -85,7 +93,10 @@ pub(super) struct StatusJson {
     protection: Protection,
     ranges: RangeCounts,
     nodes: Vec<NodeJson>,
+    /// About how many bytes the copies still lack.
     bytes_remaining: u64,
+    /// How far the making of copies is, if any are made and that is known.
+    reprotection: Option<Progress>,
     /// Ranges whose copies differ, as the last comparison found.
     diverged: Vec<DivergedJson>,
     cluster: String,
@@ -253,6 +264,7 @@ impl Cluster {
         let policies = trusted.map_or_else(Vec::new, |report| report.view.policies.clone());
         Self {
             least: least.collect(),
+            reprotection: trusted.and_then(|report| report.reprotection),
             id,
             sequencer,
             facts,
@@ -303,7 +315,8 @@ impl Cluster {
             protection,
             ranges: RangeCounts { total: self.ranges.len(), fully_replicated: full, unavailable },
             nodes: self.nodes(),
-            bytes_remaining: self.ranges.iter().map(Range::bytes_remaining).sum(),
+            bytes_remaining: self.ranges.iter().map(|range| self.bytes_remaining(range)).sum(),
+            reprotection: self.reprotection.filter(|_| protection != Protection::Full),
             diverged: self.divergences.iter().map(DivergedJson::from).collect(),
             cluster: format!("{:x}", self.id),
             sequencer: self.sequencer.map(|node| node.0),
@@ -451,7 +464,7 @@ impl Cluster {
             term: range.leaseholder.as_ref().map(|(_, view)| view.term),
             generation: descriptor.generation,
             replicas: replicas.collect(),
-            bytes_remaining: range.bytes_remaining(),
+            bytes_remaining: self.bytes_remaining(range),
             wanted: self.wanted(range),
             planned: self
                 .planned
@@ -543,10 +556,6 @@ impl Range {
 
     fn is_copying(&self) -> bool {
         self.descriptor.replicas.iter().any(|replica| replica.kind == ReplicaKind::Learner)
-    }
-
-    fn bytes_remaining(&self) -> u64 {
-        self.leaseholder.as_ref().map_or(0, |(_, view)| view.bytes_remaining)
     }
 }
 

@@ -292,8 +292,14 @@ pub struct RangeView {
     /// Only where `leaseholder`: nodes whose copies are complete but for what is under way,
     /// this one included.
     pub caught_up: Vec<NodeId>,
-    /// Only where `leaseholder`: about how many bytes the other copies still lack.
+    /// Only where `leaseholder`: about how many bytes of log the other copies still lack.
     pub bytes_remaining: u64,
+    /// Bytes of live data, if they were measured. Older nodes do not tell.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Bytes that this node has sent to nodes that are about to get a copy.
+    #[serde(default)]
+    pub sent: u64,
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ fn copy(descriptor: &RangeDescriptor, applied: u64) -> RangeView {
         leaseholder: false,
         caught_up: Vec::new(),
         bytes_remaining: 0,
+        size: None,
+        sent: 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a cluster says of itself as its nodes come and go.
 
+use super::super::progress::Left;
 use super::*;
 use holdfast_core::descriptor::ReplicaDescriptor;
 use holdfast_core::ids::ReplicaId;
@@ -39,6 +40,8 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
             leaseholder: range == id,
             caught_up: caught_up.iter().map(|node| NodeId(*node)).collect(),
             bytes_remaining: if range == id { 7 } else { 0 },
+            size: None,
+            sent: 0,
         })
         .collect();
     Local {
@@ -51,6 +54,7 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
         room: Some(100 * id),
         data: 10,
         level: LEVEL,
+        reprotection: None,
         view: View {
             nodes: (1..=3).map(record).collect(),
             directory: (1..=3).map(|range| descriptor(range).into()).collect(),
@@ -173,4 +177,58 @@ fn copies_that_differ_are_not_full_protection() {
     let ranges = serde_json::to_value(cluster.ranges()).expect("plain data");
     assert_eq!(ranges[1]["diverged"], serde_json::json!([3]));
     assert_eq!(ranges[1]["state"], "Degraded");
+}
+
+/// Node 3 is gone for good, and node 4 is to get its copies.
+fn losing() -> (Local, Vec<Local>) {
+    let mut reports: Vec<Local> = [1, 2].map(|id| report(id, &[1, 2])).into();
+    reports[0].view.replicas[2].leaseholder = true;
+    let mut spare = report(4, &[]);
+    spare.view.replicas.clear();
+    reports.push(spare);
+    for report in &mut reports {
+        report.data = 600;
+        report.view.nodes.push(record(4));
+        report.view.nodes[2].state = NodeState::Condemned;
+    }
+    (reports.remove(0), reports)
+}
+
+#[test]
+fn what_is_left_is_copies_and_not_what_their_logs_lack() {
+    let (mine, others) = losing();
+    let cluster = Cluster::new(mine, others);
+    // Ranges 2 and 3: who is in the meta range is another matter. 1800 bytes are six copies.
+    assert_eq!(cluster.left(), Left { ranges: 2, bytes: 600 });
+    let status = json(&cluster);
+    assert_eq!(status["protection"], "Reprotecting");
+    assert_eq!(status["bytesRemaining"], 600 + 7);
+    assert_eq!(status["reprotection"], serde_json::Value::Null);
+}
+
+#[test]
+fn what_was_measured_and_sent_counts() {
+    let (mut mine, mut others) = losing();
+    // Node 2 leads range 2 and has sent a part of it.
+    let learner =
+        ReplicaDescriptor { replica: ReplicaId(4), node: NodeId(4), kind: ReplicaKind::Learner };
+    let replica = &mut others[0].view.replicas[1];
+    Arc::make_mut(&mut replica.descriptor).replicas.push(learner);
+    Arc::make_mut(&mut replica.descriptor).generation = 2;
+    (replica.size, replica.sent) = (Some(5000), 2000);
+    // What the leader of the meta range says of the time that is left is everybody's word.
+    let progress = Progress { ranges_total: 2, seconds_left: Some(9), ..Progress::default() };
+    mine.reprotection = Some(progress);
+    others[0].reprotection = Some(Progress::default());
+    let me = others.remove(0);
+    others.push(mine);
+    let cluster = Cluster::new(me, others);
+    // There are seven copies by now.
+    assert_eq!(cluster.left(), Left { ranges: 2, bytes: 3000 + 1800 / 7 });
+    let status = json(&cluster);
+    assert_eq!(status["reprotection"]["secondsLeft"], 9);
+    // More was sent than was thought to be there.
+    let (mine, mut others) = losing();
+    others[0].view.replicas[1].sent = 10_000;
+    assert_eq!(Cluster::new(mine, others).left(), Left { ranges: 2, bytes: 300 });
 }
