@@ -50,6 +50,7 @@ pub struct Metrics {
     nodes_ready: Family<Cluster, Gauge>,
     stores_down: Family<Cluster, Gauge>,
     bytes_remaining: Family<Cluster, Gauge>,
+    estimated_end: Family<Cluster, Gauge>,
     conditions: Family<ClusterCondition, Gauge>,
     ranges: Family<RangeState, Gauge>,
     known: Mutex<std::collections::HashSet<Cluster>>,
@@ -70,6 +71,7 @@ impl Default for Metrics {
             nodes_ready: Family::default(),
             stores_down: Family::default(),
             bytes_remaining: Family::default(),
+            estimated_end: Family::default(),
             conditions: Family::default(),
             ranges: Family::default(),
             known: Mutex::default(),
@@ -102,6 +104,11 @@ impl Metrics {
             "cluster_reprotection_remaining_bytes",
             "Bytes still to be copied",
             self.bytes_remaining.clone(),
+        );
+        registry.register(
+            "cluster_reprotection_end_timestamp_seconds",
+            "When all copies will be made, in seconds since 1970; not there while unknown",
+            self.estimated_end.clone(),
         );
         registry.register(
             "cluster_condition",
@@ -147,6 +154,14 @@ impl Metrics {
         self.stores_down.get_or_create(&key).set(down as i64);
         let bytes = status.protection.as_ref().map_or(0, |it| it.bytes_remaining);
         self.bytes_remaining.get_or_create(&key).set(bytes);
+        match status.protection.as_ref().and_then(|it| it.estimated_end.as_ref()) {
+            Some(end) => {
+                self.estimated_end.get_or_create(&key).set(end.0.as_second());
+            }
+            None => {
+                self.estimated_end.remove(&key);
+            }
+        }
         for condition in &status.conditions {
             for value in STATUSES {
                 let labels = ClusterCondition {
@@ -182,6 +197,7 @@ impl Metrics {
         self.nodes_ready.remove(&key);
         self.stores_down.remove(&key);
         self.bytes_remaining.remove(&key);
+        self.estimated_end.remove(&key);
         for condition in cluster.status.iter().flat_map(|status| &status.conditions) {
             for value in STATUSES {
                 self.conditions.remove(&ClusterCondition {

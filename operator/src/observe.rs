@@ -129,6 +129,9 @@ pub struct Report {
     /// Bytes still to be copied.
     #[serde(default)]
     pub bytes_remaining: u64,
+    /// How far the making of copies is, if any are made. Older nodes do not tell.
+    #[serde(default)]
+    pub reprotection: Option<Progress>,
     /// The cluster's id.
     #[serde(default)]
     pub cluster: String,
@@ -147,6 +150,15 @@ pub struct RangeCounts {
     pub fully_replicated: i64,
     /// Not served.
     pub unavailable: i64,
+}
+
+/// How far the making of copies is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Seconds until it is over, if the nodes can tell.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
 }
 
 /// A node as the others see it.

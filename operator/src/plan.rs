@@ -4,6 +4,7 @@
 //! first; an unknown state leads to no disruptive action; the same input gives the same plan; every
 //! plan says when to look again.
 
+mod estimate;
 pub mod guards;
 pub mod health;
 pub mod operations;
@@ -272,6 +273,7 @@ fn report(
     now: Timestamp,
     status: &mut HoldfastClusterStatus,
 ) {
+    let mut seconds_left = None;
     let (state, bytes) = match &observed.report {
         Some(report) => {
             let counts = report.ranges;
@@ -282,6 +284,7 @@ fn report(
                 under_replicated: counts.total - counts.fully_replicated,
                 unavailable: counts.unavailable,
             });
+            seconds_left = report.reprotection.and_then(|progress| progress.seconds_left);
             (report.protection.clone(), report.bytes_remaining)
         }
         None => {
@@ -295,7 +298,9 @@ fn report(
         Some(before) if before.state == state => before.since.clone(),
         _ => Some(Time(whole_seconds(now))),
     };
-    status.protection = Some(Protection { state, since, bytes_remaining });
+    let told = previous.protection.as_ref().and_then(|before| before.estimated_end.as_ref());
+    let estimated_end = estimate::end(told.map(|told| told.0), seconds_left, now).map(Time);
+    status.protection = Some(Protection { state, since, bytes_remaining, estimated_end });
 }
 
 fn stores(

@@ -423,12 +423,17 @@ fn reprotecting(status: &HoldfastClusterStatus) -> Verdict {
         operation.kind == OperationType::Reprotect && operation.phase == Phase::Accepted
     });
     let copying = status.protection.as_ref().filter(|it| it.state == "Reprotecting");
+    let end = status.protection.as_ref().and_then(|it| it.estimated_end.as_ref());
+    let when = end.map_or_else(
+        || "until when is not known yet".to_owned(),
+        |end| format!("until about {}", end.0),
+    );
     let why = match (running, copying) {
         (Some(operation), _) => because(
             "StoreDown",
-            format!("the copies of {} are made anew on other nodes", operation.pod),
+            format!("the copies of {} are made anew on other nodes, {when}", operation.pod),
         ),
-        (None, Some(_)) => because("Copying", "copies of ranges are being made"),
+        (None, Some(_)) => because("Copying", format!("copies of ranges are being made, {when}")),
         (None, None) => None,
     };
     verdict("Reprotecting", why, "Idle", "no copies are being made")

@@ -91,6 +91,10 @@ pub struct Protection {
     pub since: Option<Time>,
     /// Bytes that are still to be copied, rounded up to 16 MiB.
     pub bytes_remaining: i64,
+    /// When all copies will be made, if it goes on like this. Absent while unknown; changed only when
+    /// it turns out to be off by more than a quarter of the time that is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_end: Option<Time>,
 }
 
 /// What the operator thinks of a node.

@@ -47,6 +47,7 @@ impl Fixture {
                     ranges: RangeCounts { total: 10, fully_replicated: 10, unavailable: 0 },
                     nodes: vec![],
                     bytes_remaining: 0,
+                    reprotection: None,
                     cluster: "c1".to_owned(),
                     sequencer: Some(1),
                 }),

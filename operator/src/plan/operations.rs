@@ -521,7 +521,9 @@ pub(super) fn next(operation: &Operation, status: &HoldfastClusterStatus) -> Str
     }
     match operation.kind {
         OperationType::Reprotect if operation.phase == Phase::Accepted => {
-            format!("wait until the other nodes have made the copies of {pod} anew")
+            let end = status.protection.as_ref().and_then(|it| it.estimated_end.as_ref());
+            let when = end.map_or_else(String::new, |end| format!(", about {}", end.0));
+            format!("wait until the other nodes have made the copies of {pod} anew{when}")
         }
         OperationType::Reprotect => format!("ask the cluster to make the copies of {pod} anew"),
         OperationType::ScaleDown if operation.phase == Phase::Intended => {

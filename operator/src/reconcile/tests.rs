@@ -284,6 +284,7 @@ impl World {
             ranges: RangeCounts { total: 2, fully_replicated: 2, unavailable: 0 },
             nodes,
             bytes_remaining: 0,
+            reprotection: None,
             cluster: "c1".to_owned(),
             sequencer: Some(1),
         });

@@ -1,6 +1,7 @@
 //! What the status says in every situation, and that tools which know kstatus agree.
 
 use super::*;
+use crate::observe::Progress;
 use crate::plan::fixture::Fixture;
 use serde_json::Value;
 
@@ -111,6 +112,34 @@ fn a_lost_pod_leaves_it_ready_but_degraded() {
     let seen = look(&mut fixture);
     assert_eq!(seen.is("ReprotectionHeld"), ("True", "NoSpareStore"));
     assert!(seen.status.next.contains("NoSpareStore"), "{}", seen.status.next);
+}
+
+#[test]
+fn the_end_of_copying_is_told_without_writing_all_the_time() {
+    let mut fixture = Fixture::new(5);
+    look(&mut fixture);
+    fixture.report().protection = "Reprotecting".to_owned();
+    let message = |seen: &Seen| {
+        let conditions = seen.status.conditions.iter();
+        conditions.clone().find(|it| it.type_ == "Reprotecting").unwrap().message.clone()
+    };
+    let unknown = look(&mut fixture);
+    assert_eq!(unknown.is("Reprotecting"), ("True", "Copying"));
+    assert!(message(&unknown).ends_with("until when is not known yet"), "{}", message(&unknown));
+    fixture.report().reprotection = Some(Progress { seconds_left: Some(100) });
+    let known = look(&mut fixture);
+    let end = known.status.protection.clone().unwrap().estimated_end.unwrap();
+    assert!(message(&known).ends_with(&format!("until about {}", end.0)));
+    // As foretold: nothing to write.
+    for left in [90, 75, 60] {
+        fixture.pass(13);
+        fixture.report().reprotection = Some(Progress { seconds_left: Some(left) });
+        assert_eq!(look(&mut fixture).status, known.status);
+    }
+    fixture.report().protection = "Full".to_owned();
+    fixture.report().reprotection = None;
+    let over = look(&mut fixture);
+    assert_eq!(over.status.protection.clone().unwrap().estimated_end, None);
 }
 
 #[test]
