@@ -167,6 +167,8 @@ func reprotect(ctx context.Context, p *pair, s settings) ([]line, error) {
 		lines = append(lines,
 			alone(name("whole again"), "s", seconds, goal{}),
 			alone(name("by the first"), "", seconds/first, goal{}),
+			alone(name("put p99 before"), "ms", calm, goal{}),
+			alone(name("put p99 meanwhile"), "ms", busy, goal{}),
 			alone(name("put p99 meanwhile by before"), "", busy/calm, goal{valueBelow, 2}),
 			alone(name("failed requests"), "", float64(failed), goal{valueBelow, 0}))
 	}
