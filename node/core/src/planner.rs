@@ -570,6 +570,10 @@ impl<'a> Board<'a> {
         if has > wanted {
             let voters = descriptor.voters();
             let victims = voters.filter(|voter| wanted == 1 || range.leader != Some(voter.node));
+            // Somebody who may lead stays: a node that is being drained gives leaders away.
+            let leads =
+                |gone| descriptor.voters().any(|own| own.node != gone && self.is_up(own.node));
+            let victims = victims.filter(|voter| !self.is_up(voter.node) || leads(voter.node));
             let victim = victims.filter_map(|voter| self.victim(range, voter.node)).max()?;
             if self.may_go(descriptor, victim.node) {
                 return step(None, Some(victim.node), Why::TooMany { has, wanted });

@@ -161,7 +161,7 @@ pub fn complete(world: &World) -> Result<(), String> {
             let copies = placement::wanted(&status.policies, descriptor).unwrap_or(0);
             let copies = copies.max(least.map_or(0, |(_, copies)| *copies));
             // Who is being drained gets no copies.
-            let few = drained && voters < copies && voters >= copies.min(3);
+            let few = drained && voters < copies && !has_room_elsewhere(status, descriptor.id);
             let wrong = voters != copies && !few || left_over;
             if descriptor.id != META_RANGE && wrong {
                 return Err(format!(
@@ -172,6 +172,13 @@ pub fn complete(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Is a node in service that has no copy of the range yet?
+fn has_room_elsewhere(status: &Status, range: RangeId) -> bool {
+    let known = status.ranges.iter().find(|known| known.descriptor.id == range);
+    let free = |node| known.is_none_or(|known| known.descriptor.replica_on(node).is_none());
+    status.nodes.iter().any(|record| record.state == NodeState::Up && free(record.id))
 }
 
 /// What the checker of the directory says, but for what a node that is being drained excuses.
@@ -192,21 +199,16 @@ fn problems(status: &Status) -> Vec<Problem> {
         facts: &facts,
     };
     let drained = status.nodes.iter().any(|record| record.state == NodeState::Draining);
-    let has_room_elsewhere = |range: &RangeId| {
-        let holders = ranges.iter().find(|descriptor| descriptor.id == *range);
-        let free = |node| holders.is_none_or(|holders| holders.replica_on(node).is_none());
-        nodes.iter().any(|record| record.state == NodeState::Up && free(record.id))
-    };
     let mut problems = placement::check(&directory);
     problems.retain(|problem| match problem {
         // As many as there are nodes for it.
-        Problem::Copies { has, wanted, .. } => {
-            !(drained && has < wanted && *has >= (*wanted).min(3))
+        Problem::Copies { range, has, wanted } => {
+            !drained || has > wanted || has_room_elsewhere(status, *range)
         }
         Problem::Copying { .. } | Problem::Domain { .. } => !drained,
         // Who leaves waits as long as only a drained node could take its copy.
         Problem::Node { range, state: Some(NodeState::Leaving), .. } => {
-            !drained || has_room_elsewhere(range)
+            !drained || has_room_elsewhere(status, *range)
         }
         // Ranks are not moved for it.
         Problem::Leaders { .. } => false,

@@ -199,3 +199,9 @@ impl Checks {
         }
     }
 }
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self::new()
+    }
+}

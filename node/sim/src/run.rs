@@ -367,13 +367,12 @@ impl Run {
                 watchers.crashed(node, &mut workload.oracle, world);
             }
             Happening::Timer(NEMESIS_TIMER) => nemesis.due(world),
-            Happening::Timer(MERGE_TIMER) if nemesis.stopped => {}
+            Happening::Timer(MERGE_TIMER | POLICY_TIMER) if nemesis.stopped => {}
             Happening::Timer(MERGE_TIMER) => {
                 let after = world.rng().random_range(1..=self.merges_ms);
                 world.timer(after, MERGE_TIMER);
                 Nemesis::merge(world);
             }
-            Happening::Timer(POLICY_TIMER) if nemesis.stopped => {}
             Happening::Timer(POLICY_TIMER) => {
                 let after = world.rng().random_range(1..=self.policies_ms);
                 world.timer(after, POLICY_TIMER);

@@ -156,7 +156,9 @@ fn neighbours_do_not_merge_where_a_policy_begins_or_ends() {
     // Where it begins, and where it ends.
     for range in [2, 3] {
         match merge(&mut bench, range) {
-            Err(Error::Refused(why)) => assert!(why.contains("placement policy of \"k3\""), "{why}"),
+            Err(Error::Refused(why)) => {
+                assert!(why.contains("placement policy of \"k3\""), "{why}");
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -77,6 +77,7 @@ impl Planning {
             | MetaChange::Handover { .. }
             | MetaChange::Takeover { .. }
             | MetaChange::AllocateRange
+            | MetaChange::AllocateCut
             | MetaChange::LeaseGrant { .. }
             | MetaChange::LeaseRevoking { .. }
             | MetaChange::LeaseRemoved { .. }

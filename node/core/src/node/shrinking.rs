@@ -17,6 +17,7 @@
 use super::Node;
 use super::routing::Owner;
 use crate::command::{MetaChange, MetaEntry};
+use crate::descriptor::RangeDescriptor;
 use crate::effects::Millis;
 use crate::error::Misrouted;
 use crate::ids::{META_RANGE, RangeId, RequestId};
@@ -99,12 +100,15 @@ impl Node {
     fn pair_with(&self, right: RangeId) -> Option<RangeId> {
         let descriptor = self.meta.ranges().get(&right)?;
         let left = self.meta.left_of(descriptor)?;
-        let whole = |range: RangeId, voters: usize| voters >= self.meta.wanted(range);
+        let whole = |range: &RangeDescriptor| {
+            let copies = self.meta.copies_of(range);
+            copies.is_none_or(|copies| range.voters().count() >= copies)
+        };
         let may = self.meta.is_automatic(right)
             && self.meta.merges().under_way().is_empty()
             && self.all_in_service()
-            && whole(right, descriptor.voters().count())
-            && whole(left.id, left.voters().count())
+            && whole(descriptor)
+            && whole(left)
             && self.may_merge(left.id).is_ok_and(|merge| merge.right == right);
         may.then_some(left.id)
     }
