@@ -109,7 +109,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE", default_value = "256MiB")]
     pub split_size: ByteSize,
     /// Requests a second to one range, for ten seconds, above which it is cut in two; 0 is never
-    #[arg(long, env = "HOLDFAST_SPLIT_LOAD", value_name = "N", default_value_t = 2_500)]
+    #[arg(long, env = "HOLDFAST_SPLIT_LOAD", value_name = "N", default_value_t = 10_000)]
     pub split_load: u64,
     /// How long ranges that the cluster has cut by itself must be small and idle before they are merged
     /// again; 0s is never

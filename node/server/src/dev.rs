@@ -64,7 +64,7 @@ pub struct DevArgs {
     /// Live data above which a range is cut in two, 0 for never [default: 256MiB]
     #[arg(long, env = "HOLDFAST_SPLIT_SIZE", value_name = "SIZE")]
     pub split_size: Option<ByteSize>,
-    /// Requests a second above which a range is cut in two, 0 for never [default: 2500]
+    /// Requests a second above which a range is cut in two, 0 for never [default: 10000]
     #[arg(long, env = "HOLDFAST_SPLIT_LOAD", value_name = "N")]
     pub split_load: Option<u64>,
     /// How long ranges must be small and idle to be merged again, 0s for never [default: 5m]

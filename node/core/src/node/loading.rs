@@ -45,7 +45,7 @@ impl Default for Shaping {
             merge_after_ms: 300_000,
             rank_every_ms: 1_000,
         }
-        .cut_at(2_500)
+        .cut_at(10_000)
     }
 }
 
