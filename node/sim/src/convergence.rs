@@ -160,8 +160,8 @@ pub fn complete(world: &World) -> Result<(), String> {
             let least = status.wanted.iter().find(|(range, _)| *range == descriptor.id);
             let copies = placement::wanted(&status.policies, descriptor).unwrap_or(0);
             let copies = copies.max(least.map_or(0, |(_, copies)| *copies));
-            // Who is being drained gets no copies.
-            let few = drained && voters < copies && !has_room_elsewhere(status, descriptor.id);
+            // Who is being drained, or gone, gets no copies.
+            let few = voters < copies && !has_room_elsewhere(status, descriptor.id);
             let wrong = voters != copies && !few || left_over;
             if descriptor.id != META_RANGE && wrong {
                 return Err(format!(
@@ -203,7 +203,7 @@ fn problems(status: &Status) -> Vec<Problem> {
     problems.retain(|problem| match problem {
         // As many as there are nodes for it.
         Problem::Copies { range, has, wanted } => {
-            !drained || has > wanted || has_room_elsewhere(status, *range)
+            has > wanted || has_room_elsewhere(status, *range)
         }
         Problem::Copying { .. } | Problem::Domain { .. } => !drained,
         // Who leaves waits as long as only a drained node could take its copy.
