@@ -532,7 +532,10 @@ impl Leaseholder {
                 self.reads.push_back(WaitingRead { after, revision, asker, op });
             }
             None => {
-                out.reads.push((asker, ReadWork::At { op, revision, compacted: view.compacted }));
+                out.reads.push((
+                    asker,
+                    ReadWork::At { op, revision, compacted: view.compacted, unleased: Vec::new() },
+                ));
             }
         }
     }
@@ -600,7 +603,12 @@ impl Leaseholder {
             let read = self.reads.pop_front().expect("checked above");
             out.reads.push((
                 read.asker,
-                ReadWork::At { op: read.op, revision: read.revision, compacted: view.compacted },
+                ReadWork::At {
+                    op: read.op,
+                    revision: read.revision,
+                    compacted: view.compacted,
+                    unleased: Vec::new(),
+                },
             ));
         }
     }

@@ -52,6 +52,9 @@ pub enum ReadWork {
         revision: Revision,
         /// History below this is gone.
         compacted: Revision,
+        /// Ranges that are read without a lease: their replicas here may be taken away, or replaced
+        /// by a raft snapshot, at any moment, also between the request and the read.
+        unleased: Vec<RangeId>,
     },
     /// Reconstruct the answer of a command that was applied at `revision`.
     Replay {
@@ -106,8 +109,14 @@ impl ReadTask {
     /// [`crate::feed::scan`] and [`crate::measure::measure`]).
     pub fn run(&self, state: &dyn StateReads) -> Result<Response, Error> {
         match &self.work {
-            ReadWork::At { op, revision, compacted } => {
-                eval::read(op, *revision, *compacted, state)
+            ReadWork::At { op, revision, compacted, unleased } => {
+                let answer = eval::read(op, *revision, *compacted, state);
+                // Only afterwards: what was there then was there all the time, since a replica's
+                // rows go before its keys.
+                if unleased.iter().any(|range| !state.holds(*range)) {
+                    return Err(Error::NoLeader);
+                }
+                answer
             }
             ReadWork::Replay { op, revision, compacted } => {
                 eval::replay(op, *revision, *compacted, state)

@@ -106,6 +106,11 @@ pub trait StateReads {
 
     /// All system rows of a range, in key order.
     fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)>;
+
+    /// Is the state of a range here, whole? False from before its first key is taken away.
+    fn holds(&self, range: RangeId) -> bool {
+        !self.system_rows(range).is_empty()
+    }
 }
 
 /// Everything above any revision: reads the newest state.

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FRESH: u64 = 40;
 
 /// Seeds and what they found.
-const FIXED: [(u64, &str); 30] = [
+const FIXED: [(u64, &str); 32] = [
     (6, "requests blocked for ever behind a refused one"),
     (7, "first rows of a cut, and the order of members, that depended on chance"),
     (23, "a raft snapshot that told of later members than its data; a removed replica left over"),
@@ -45,6 +45,8 @@ const FIXED: [(u64, &str); 30] = [
     (5_100_499, "a turn without end: a raft snapshot came instead of the merge that waited"),
     (5_000_279, "a false alarm: who leaves waits while only a drained node could take its copy"),
     (992_195, "a replica made again by a cut applied late, after its range was taken in here"),
+    (50_000_019, "a serializable read of a replica that was taken away before it was read"),
+    (30_000_148, "the only copy that may lead was the one to go"),
     (2_600_066, "a replica that had left a range, and that nobody was left to tell when it merged"),
 ];
 

@@ -214,7 +214,10 @@ impl Leaseholder {
             match (cookie, reply) {
                 (Cookie::Read(asker, op), SequencerReply::Current(revision)) => {
                     let compacted = view.compacted;
-                    out.reads.push((asker, ReadWork::At { op, revision, compacted }));
+                    out.reads.push((
+                        asker,
+                        ReadWork::At { op, revision, compacted, unleased: Vec::new() },
+                    ));
                 }
                 // The state has changed since: they are planned anew, before what came later.
                 (Cookie::Probe(asked) | Cookie::Cleared(asked), _) => again.push_back(asked),

@@ -374,9 +374,10 @@ impl Node {
         if reads.iter().any(|read| read.revision > revision) {
             return false;
         }
+        let unleased = ranges.into_keys().collect();
         self.effects.reads.push(ReadTask {
             origin: Origin::Client(token),
-            work: ReadWork::At { op: op.clone(), revision, compacted },
+            work: ReadWork::At { op: op.clone(), revision, compacted, unleased },
         });
         true
     }

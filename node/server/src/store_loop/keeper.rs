@@ -42,11 +42,17 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// that it does not change to and fro, down to the part after it.
 const LESS_FRACTION: (f64, f64) = (0.75, 0.70);
 const LITTLE_FRACTION: (f64, f64) = (0.92, 0.89);
+/// It is not little, whatever part of a large disk it is, while so many bytes are left before clients'
+/// writes are refused; and then not until there are as many as the second number.
+const LITTLE_BYTES: (u64, u64) = (2 << 30, 4 << 30);
 
-/// How much room there is, for who decides about where copies go.
-fn class(used: f64, was: descriptor::Room) -> descriptor::Room {
+/// How much room there is, for who decides about where copies go: `used` is a part of the disk, `left`
+/// the bytes before clients' writes are refused.
+fn class(used: f64, left: u64, was: descriptor::Room) -> descriptor::Room {
     let beyond = |(up, down): (f64, f64), so: bool| used >= if so { down } else { up };
-    if beyond(LITTLE_FRACTION, was == descriptor::Room::Little) {
+    let was_little = was == descriptor::Room::Little;
+    let few_bytes = left < if was_little { LITTLE_BYTES.1 } else { LITTLE_BYTES.0 };
+    if few_bytes && beyond(LITTLE_FRACTION, was_little) {
         descriptor::Room::Little
     } else if beyond(LESS_FRACTION, was != descriptor::Room::Plenty) {
         descriptor::Room::Less
@@ -160,9 +166,10 @@ impl Keeper {
                 Ok(room) => {
                     self.metrics.disk_room(room.total, room.free);
                     let used = room.total.saturating_sub(room.free);
-                    self.vitals.set_room(room.usable().saturating_sub(used));
+                    let left = room.usable().saturating_sub(used);
+                    self.vitals.set_room(left);
                     let was = self.vitals.room_class().unwrap_or_default();
-                    self.vitals.set_room_class(class(room.used_fraction(), was));
+                    self.vitals.set_room_class(class(room.used_fraction(), left, was));
                     let full = room.is_full(was_full.unwrap_or(false));
                     if was_full != Some(full) {
                         self.room_changed(room, full);
@@ -228,7 +235,11 @@ mod tests {
             (0.10, Little, Plenty),
         ];
         for (used, was, now) in cases {
-            assert_eq!(class(used, was), now, "{used} {was:?}");
+            assert_eq!(class(used, 1 << 30, was), now, "{used} {was:?}");
         }
+        // Of a large disk a small part is enough.
+        assert_eq!(class(0.94, 2 << 30, Plenty), Less);
+        assert_eq!(class(0.94, 3 << 30, Little), Little);
+        assert_eq!(class(0.94, 4 << 30, Little), Less);
     }
 }

@@ -168,6 +168,10 @@ impl StateReads for State {
         keys.into_iter().collect()
     }
 
+    fn holds(&self, range: RangeId) -> bool {
+        self.applied(range).is_some()
+    }
+
     fn system_rows(&self, range: RangeId) -> Vec<(Bytes, Bytes)> {
         let (active, below) = {
             let inner = self.shared.inner.read();
