@@ -98,19 +98,31 @@ impl Policies {
     /// Copies that the keys in `span` should have; nothing if they are to be cut first, or nothing is
     /// known.
     pub fn copies(&self, span: &Span) -> Option<usize> {
-        let mut best: Option<(&Bytes, usize)> = None;
-        for (prefix, copies) in &self.0 {
-            let own = span_of(prefix);
-            if !own.overlaps(span) {
-                continue;
-            }
-            if !own.covers(span) {
-                return None;
-            }
-            // Later ones are inside of earlier ones, since prefixes are in order.
-            best = Some((prefix, *copies));
+        if span.end.as_ref().is_some_and(|end| *end <= span.start) {
+            return None;
         }
-        best.map(|(_, copies)| copies)
+        let end = span.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        if self.0.range::<Bytes, _>((Bound::Excluded(&span.start), end)).next().is_some() {
+            return None;
+        }
+        // None begins inside of it, so one that ends there has the first key; of these the longest
+        // prefix ends first.
+        let (prefix, copies) = self.longest(&span.start)?;
+        span_of(prefix).covers(span).then_some(copies)
+    }
+
+    /// The policy with the longest prefix of a key. Not by looking at all: there may be many ranges.
+    fn longest(&self, key: &Bytes) -> Option<(&Bytes, usize)> {
+        let mut upto = key.clone();
+        loop {
+            let (prefix, copies) = self.0.range::<Bytes, _>(..=&upto).next_back()?;
+            if key.starts_with(prefix) {
+                return Some((prefix, *copies));
+            }
+            // Greater ones are no prefixes of the key, and this one shares only so much with it.
+            let common = prefix.iter().zip(key.iter()).take_while(|(one, other)| one == other);
+            upto = key.slice(..common.count());
+        }
     }
 
     /// Sets a policy, in a cluster of so many nodes.
@@ -296,6 +308,9 @@ mod tests {
             ("", "", None),
             ("a/", "a0", None),
             ("b", "c1", None),
+            ("c", "c", None),
+            ("a/xx", "a/xy", Some(7)),
+            ("a/z", "a/z1", Some(5)),
         ] {
             assert_eq!(policies.copies(&span(start, end)), copies, "{start} {end}");
         }

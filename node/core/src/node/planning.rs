@@ -117,11 +117,7 @@ impl Node {
         let plan = planner::plan(&Survey { spread, ..self.survey() });
         let done = spread && plan.steps.is_empty();
         let spread_at = if done { now + SPREAD_MS } else { known.spread_at };
-        for Step { range, add, remove, generation, .. } in &plan.steps {
-            let (add, remove, generation) = (*add, *remove, *generation);
-            let body = RangeRequest::ChangeReplicas { add, remove, generation };
-            self.internal_request(Owner::Nobody, *range, body);
-        }
+        let steps = plan.steps.clone();
         self.planning = Planning {
             at: now + PLAN_MS,
             spread_at,
@@ -131,6 +127,11 @@ impl Node {
             answering,
             plan,
         };
+        // What they lead to at once is news for the next look.
+        for Step { range, add, remove, generation, .. } in steps {
+            let body = RangeRequest::ChangeReplicas { add, remove, generation };
+            self.internal_request(Owner::Nobody, range, body);
+        }
     }
 
     /// Learns of a range from a peer or a replica here, maybe earlier than by the meta range's log.
