@@ -481,17 +481,13 @@ impl MetaState {
                 self.retire(*node, rows);
                 MetaAnswer::Internal(InternalReply::Ok)
             }
-            MetaChange::AllocateRange => {
+            MetaChange::AllocateRange | MetaChange::AllocateCut => {
                 let range = RangeId(self.scalars.next_range);
                 self.scalars.next_range += 1;
                 self.scalars_row(rows);
-                MetaAnswer::Internal(InternalReply::Range(range))
-            }
-            MetaChange::AllocateCut => {
-                let range = RangeId(self.scalars.next_range);
-                self.scalars.next_range += 1;
-                self.scalars_row(rows);
-                self.mark_automatic(range, rows);
+                if *change == MetaChange::AllocateCut {
+                    self.mark_automatic(range, rows);
+                }
                 MetaAnswer::Internal(InternalReply::Range(range))
             }
             MetaChange::LeaseGrant { .. }

@@ -54,18 +54,12 @@ pub struct RangeSight<'a> {
     pub descriptor: &'a RangeDescriptor,
     /// Who leads it.
     pub leader: Option<NodeId>,
-    /// Copies that it should have; `None`: as many as it has.
-    pub wanted: Option<usize>,
+    /// Copies that it should have.
+    pub wanted: usize,
     /// Where somebody wants a copy to go, or a merge needs one.
     pub way: Option<Move>,
     /// It takes part in a merge: its copies stay where that wants them.
     pub merging: bool,
-}
-
-impl RangeSight<'_> {
-    fn wanted(&self) -> usize {
-        self.wanted.unwrap_or_else(|| odd(self.descriptor.voters().count()))
-    }
 }
 
 /// The number of copies without one that is only on its way in or out.
@@ -99,6 +93,12 @@ pub struct Step {
     pub generation: u64,
     /// For people.
     pub why: Why,
+}
+
+impl Step {
+    fn of(range: &RangeDescriptor, add: Option<NodeId>, remove: Option<NodeId>, why: Why) -> Self {
+        Self { range: range.id, add, remove, generation: range.generation, why }
+    }
 }
 
 impl fmt::Display for Step {
@@ -389,12 +389,9 @@ impl<'a> Board<'a> {
     }
 
     /// The node for one more copy of a range, in the place of the one on `gone`, if there is one.
-    /// The best failure domain is waited for if its nodes only have too much to do.
-    fn place_for(
-        &mut self,
-        range: &RangeDescriptor,
-        gone: Option<NodeId>,
-    ) -> Result<Option<NodeId>, Why> {
+    /// The best failure domain is waited for if its nodes only have too much to do; the range is held if
+    /// no node can take one.
+    fn place_for(&mut self, range: &RangeDescriptor, gone: Option<NodeId>) -> Option<NodeId> {
         let may = |(node, place): (&NodeId, &Place<'_>)| {
             let fits = place.sight.is_up()
                 && place.sight.facts.room != Room::Little
@@ -408,7 +405,8 @@ impl<'a> Board<'a> {
             .map(|(node, incoming)| (self.target(range, node, gone), incoming))
             .collect();
         let Some(crowd) = candidates.iter().map(|(target, _)| target.crowd).min() else {
-            return Err(Why::NoRoom { because: self.excuses(range) });
+            self.held.push((range.id, Why::NoRoom { because: self.excuses(range) }));
+            return None;
         };
         let best = candidates
             .iter()
@@ -419,7 +417,7 @@ impl<'a> Board<'a> {
             place.copies += 1;
             place.incoming += 1;
         }
-        Ok(best.map(|target| target.node))
+        best.map(|target| target.node)
     }
 
     /// Why each node that has no copy of a range cannot take one.
@@ -489,10 +487,9 @@ impl<'a> Board<'a> {
     fn plan_range(&mut self, range: &RangeSight<'_>) -> Option<Step> {
         let descriptor = range.descriptor;
         let step = |add: Option<NodeId>, remove: Option<NodeId>, why: Why| {
-            let (range, generation) = (descriptor.id, descriptor.generation);
-            Some(Step { range, add, remove, generation, why })
+            Some(Step::of(descriptor, add, remove, why))
         };
-        let (has, wanted) = (descriptor.voters().count(), range.wanted());
+        let (has, wanted) = (descriptor.voters().count(), range.wanted);
         let learner = |replica: &&ReplicaDescriptor| replica.kind == ReplicaKind::Learner;
         let mut gone = descriptor.replicas.iter().filter(|replica| self.loses(replica.node));
         // One that does not count goes first.
@@ -504,26 +501,12 @@ impl<'a> Board<'a> {
                 return step(None, Some(gone.node), why);
             }
             if has > wanted {
-                if self.may_go(descriptor, gone.node) {
-                    return step(None, Some(gone.node), why);
-                }
-                self.held.push((descriptor.id, Why::Majority(gone.node)));
-                return None;
+                return self.give_up(descriptor, gone.node, why);
             }
             let begun = self.begun(descriptor);
-            let add = match begun {
-                Some(begun) => Ok(Some(begun)),
-                None => self.place_for(descriptor, Some(gone.node)),
-            };
+            let add = begun.or_else(|| self.place_for(descriptor, Some(gone.node)))?;
             // An only copy cannot be replaced in one change: for a moment there are two.
-            let remove = (has > 1).then_some(gone.node);
-            return match add {
-                Ok(add) => step(Some(add?), remove, why),
-                Err(held) => {
-                    self.held.push((descriptor.id, held));
-                    None
-                }
-            };
+            return step(Some(add), (has > 1).then_some(gone.node), why);
         }
         if let Some(Move { from, to }) = range.way {
             let arrived = descriptor.voters().any(|voter| voter.node == to);
@@ -531,11 +514,7 @@ impl<'a> Board<'a> {
                 return step(Some(to), (has > 1).then_some(from), Why::Asked);
             }
             if has > wanted {
-                if self.may_go(descriptor, from) {
-                    return step(None, Some(from), Why::Asked);
-                }
-                self.held.push((descriptor.id, Why::Majority(from)));
-                return None;
+                return self.give_up(descriptor, from, Why::Asked);
             }
         }
         if let Some(begun) = self.begun(descriptor) {
@@ -559,13 +538,8 @@ impl<'a> Board<'a> {
             return step(None, Some(left.node), Why::Unneeded);
         }
         if has < wanted {
-            return match self.place_for(descriptor, None) {
-                Ok(add) => step(Some(add?), None, Why::TooFew { has, wanted }),
-                Err(held) => {
-                    self.held.push((descriptor.id, held));
-                    None
-                }
-            };
+            let add = self.place_for(descriptor, None)?;
+            return step(Some(add), None, Why::TooFew { has, wanted });
         }
         if has > wanted {
             let voters = descriptor.voters();
@@ -575,11 +549,17 @@ impl<'a> Board<'a> {
                 |gone| descriptor.voters().any(|own| own.node != gone && self.is_up(own.node));
             let victims = victims.filter(|voter| !self.is_up(voter.node) || leads(voter.node));
             let victim = victims.filter_map(|voter| self.victim(range, voter.node)).max()?;
-            if self.may_go(descriptor, victim.node) {
-                return step(None, Some(victim.node), Why::TooMany { has, wanted });
-            }
-            self.held.push((descriptor.id, Why::Majority(victim.node)));
+            return self.give_up(descriptor, victim.node, Why::TooMany { has, wanted });
         }
+        None
+    }
+
+    /// A copy goes, or is held as long as too few would answer without it.
+    fn give_up(&mut self, range: &RangeDescriptor, node: NodeId, why: Why) -> Option<Step> {
+        if self.may_go(range, node) {
+            return Some(Step::of(range, None, Some(node), why));
+        }
+        self.held.push((range.id, Why::Majority(node)));
         None
     }
 
@@ -597,8 +577,7 @@ impl<'a> Board<'a> {
     fn plan_meta(&self, range: &RangeSight<'_>) -> Option<Step> {
         let descriptor = range.descriptor;
         let step = |add: Option<NodeId>, remove: Option<NodeId>, why: Why| {
-            let (range, generation) = (descriptor.id, descriptor.generation);
-            Some(Step { range, add, remove, generation, why })
+            Some(Step::of(descriptor, add, remove, why))
         };
         let holds_data = |node: NodeId| self.places.get(&node).is_some_and(|own| own.copies > 0);
         let back = |node: NodeId| {
@@ -686,10 +665,9 @@ impl<'a> Board<'a> {
                 }
             }
         }
-        let ((gain, target, range), from, descriptor) = best?;
+        let ((gain, target, _), from, descriptor) = best?;
         let why = self.why(gain, from, target.node);
-        let generation = descriptor.generation;
-        Some(Step { range, add: Some(target.node), remove: None, generation, why })
+        Some(Step::of(descriptor, Some(target.node), None, why))
     }
 }
 

@@ -1,3 +1,5 @@
+//! Loads of many shapes: whether they are high, and where they are divided.
+
 use super::*;
 
 const LIMIT: u64 = 100;

@@ -211,6 +211,11 @@ impl MetaState {
         }
     }
 
+    /// The same; as many as it has, without one that is only on its way, if nothing is said.
+    pub fn copies_meant(&self, range: &RangeDescriptor) -> usize {
+        self.copies_of(range).unwrap_or_else(|| odd(range.voters().count()))
+    }
+
     /// The most copies that any range is to have.
     pub fn most_copies(&self) -> usize {
         let wanted = self.wanted.values().copied().max();

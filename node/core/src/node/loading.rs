@@ -10,10 +10,11 @@
 use super::Node;
 use super::routing::Owner;
 use crate::effects::Millis;
-use crate::ids::{META_RANGE, RangeId};
+use crate::ids::META_RANGE;
 use crate::key::Span;
 use crate::load::Division;
 use crate::message::{MetaRequest, RangeRequest};
+use crate::replica::Replica;
 use crate::request::Op;
 
 /// How the cluster shapes its ranges by itself, but for their size.
@@ -81,30 +82,27 @@ pub(super) enum Reason {
     Load,
 }
 
-impl Node {
+impl Replica {
     /// A range led here has taken a request.
-    pub(super) fn note_load(&mut self, range: RangeId, body: &RangeRequest) {
-        if !self.config.shaping.counts() || range == META_RANGE {
-            return;
-        }
-        let Some(replica) = self.replicas.get_mut(&range) else { return };
+    pub(super) fn note_load(&mut self, body: &RangeRequest) {
+        let load = &mut self.growth.load;
         let high = match body {
-            RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => {
-                replica.growth.load.note(|| Op::spans(op))
-            }
+            RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => load.note(|| Op::spans(op)),
             RangeRequest::Lock { reads, .. } => {
                 let spans =
                     || -> Vec<Span> { reads.iter().map(|read| read.span.clone()).collect() };
-                replica.growth.load.note(spans)
+                load.note(spans)
             }
             _ => return,
         };
         if high {
             // Reads alone would let it fall asleep, and be woken up again, all the time.
-            replica.idle_ticks = 0;
+            self.idle_ticks = 0;
         }
     }
+}
 
+impl Node {
     /// Brings the loads of the ranges led here up to date, and looks for those to be cut.
     pub(super) fn loading_tick(&mut self) {
         let shaping = self.config.shaping;

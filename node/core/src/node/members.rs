@@ -20,7 +20,6 @@ use crate::error::{Error, Misrouted};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
 use crate::leaseholder::Asker;
 use crate::message::Outcome;
-use crate::planner;
 use crate::request::Response;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
@@ -29,7 +28,7 @@ const CAUGHT_UP: u64 = 100;
 
 impl Node {
     /// Is it in service, and does it answer?
-    fn is_up(&self, node: NodeId) -> bool {
+    pub(super) fn is_up(&self, node: NodeId) -> bool {
         self.meta.nodes().get(&node).is_some_and(|record| record.state == NodeState::Up)
             && self.answers(node)
     }
@@ -69,8 +68,7 @@ impl Node {
         let others = self.meta.nodes().keys().filter(|other| **other != node);
         let others = others.filter(|other| self.is_up(**other)).count();
         for range in self.meta.ranges().values().filter(|range| range.id != META_RANGE) {
-            let copies =
-                self.meta.copies_of(range).unwrap_or_else(|| planner::odd(range.voters().count()));
+            let copies = self.meta.copies_meant(range);
             if range.replica_on(node).is_some() && others < copies {
                 return Err(format!(
                     "no spare node: {} has {copies} copies, and without {node} only {others} nodes are in service",

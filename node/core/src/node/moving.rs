@@ -102,9 +102,7 @@ impl Node {
         let arrived = range.voters().any(|voter| voter.node == way.to);
         let left = range.replica_on(way.from).is_none();
         // Of an only copy there are two for a moment; the old one has still to go.
-        let wanted = self.meta.copies_of(range);
-        let voters = range.voters().count();
-        if arrived && !left && voters > wanted.unwrap_or_else(|| planner::odd(voters)) {
+        if arrived && !left && range.voters().count() > self.meta.copies_meant(range) {
             return false;
         }
         let up = self.meta.nodes().get(&way.to).map(|record| record.state) == Some(NodeState::Up);

@@ -161,7 +161,7 @@ impl Node {
         RangeSight {
             descriptor,
             leader: self.meta.registration(descriptor.id).map(|registered| registered.node),
-            wanted: self.meta.copies_of(descriptor),
+            wanted: self.meta.copies_meant(descriptor),
             way: self.move_step(descriptor).or_else(|| self.together_step(descriptor)),
             merging: self.meta.merges().of(descriptor.id).is_some(),
         }

@@ -86,10 +86,8 @@ impl Node {
 
     /// Is every node up, reachable, and to stay?
     pub(super) fn all_in_service(&self) -> bool {
-        self.meta.nodes().values().all(|record| match record.state {
-            NodeState::Tombstoned => true,
-            state => state == NodeState::Up && self.answers(record.id),
-        })
+        let mut nodes = self.meta.nodes().values();
+        nodes.all(|record| record.state == NodeState::Tombstoned || self.is_up(record.id))
     }
 
     /// A change of ranks, for a range led here.

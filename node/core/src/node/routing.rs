@@ -588,8 +588,9 @@ impl Node {
         }
         let RoutedRequest { id, settled_below, body, .. } = request;
         let again = matches!(body, RangeRequest::KvAgain(_));
-        self.note_load(range, &body);
-        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        if range != META_RANGE && self.config.shaping.counts() {
+            replica.note_load(&body);
+        }
         match body {
             RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => {
                 let asked = crate::leaseholder::Asked {

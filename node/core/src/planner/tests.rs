@@ -81,7 +81,7 @@ impl World {
             RangeSight {
                 descriptor,
                 leader: range.voters().map(|voter| voter.node).find(leads),
-                wanted: Some(wanted),
+                wanted,
                 way: self.ways.get(&range.id).copied(),
                 merging: false,
             }

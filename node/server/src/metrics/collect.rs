@@ -26,7 +26,7 @@ impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = Arc::clone(&self.0.read());
         let counters = status.counters;
-        for (name, help, value) in [
+        let rows = [
             ("holdfast_proposals", "Log entries proposed here", counters.proposals),
             ("etcd_server_proposals_applied", "Commands applied here", counters.applied),
             ("holdfast_commands_applied", "Commands applied here", counters.applied),
@@ -55,13 +55,9 @@ impl Collector for StatusCollector {
                 "Merges that nobody asked for, begun here",
                 counters.merges_begun,
             ),
-        ] {
-            write(&mut encoder, name, help, &ConstCounter::new(value))?;
-        }
-        for (name, help, value) in gauges(&status) {
-            write(&mut encoder, name, help, &ConstGauge::new(value))?;
-        }
-        Ok(())
+        ];
+        write_counters(&mut encoder, rows)?;
+        write_gauges(&mut encoder, gauges(&status))
     }
 }
 
@@ -72,28 +68,24 @@ pub(super) struct FlowCollector(pub(super) Arc<RwLock<Flow>>);
 impl Collector for FlowCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Flow { rate, limit, sent, received } = *self.0.read();
-        for (name, help, value) in [
+        let rates = [
             (
                 "holdfast_snapshot_rate_bytes_per_second",
                 "Raft snapshot bytes a second that may be sent, and received, now",
-                rate,
+                gauged(rate),
             ),
             (
                 "holdfast_snapshot_rate_limit_bytes_per_second",
                 "The same at most: --snapshot-rate",
-                limit,
+                gauged(limit),
             ),
-        ] {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            write(&mut encoder, name, help, &gauge)?;
-        }
-        for (name, help, value) in [
+        ];
+        write_gauges(&mut encoder, rates)?;
+        let bytes = [
             ("holdfast_snapshot_sent_bytes", "Raft snapshot bytes sent", sent),
             ("holdfast_snapshot_received_bytes", "Raft snapshot bytes received", received),
-        ] {
-            write(&mut encoder, name, help, &ConstCounter::new(value))?;
-        }
-        Ok(())
+        ];
+        write_counters(&mut encoder, bytes)
     }
 }
 
@@ -106,29 +98,27 @@ impl Collector for ProgressCollector {
         let progress = self.0.read().unwrap_or_default();
         let Progress { ranges_done, ranges_total, bytes_done, bytes_total, seconds_left } =
             progress;
-        for (name, help, value) in [
+        let work = [
             (
                 "holdfast_reprotection_ranges",
                 "Ranges of the cluster that are to get copies, told by who leads the meta range",
-                Some(ranges_total - ranges_done),
+                gauged(ranges_total - ranges_done),
             ),
             (
                 "holdfast_reprotection_bytes",
                 "Bytes of these copies that are still to be made, about",
-                Some(bytes_total - bytes_done),
+                gauged(bytes_total - bytes_done),
             ),
+        ];
+        write_gauges(&mut encoder, work)?;
+        let time = |seconds| {
             (
                 "holdfast_reprotection_left_seconds",
                 "Time until all copies are made; not there while it is unknown",
-                seconds_left,
-            ),
-        ] {
-            if let Some(value) = value {
-                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                write(&mut encoder, name, help, &gauge)?;
-            }
-        }
-        Ok(())
+                gauged(seconds),
+            )
+        };
+        write_gauges(&mut encoder, seconds_left.map(time))
     }
 }
 
@@ -212,6 +202,29 @@ fn gauges(status: &Status) -> [(&'static str, &'static str, i64); 15] {
         ("holdfast_watches", "Watches of this gateway", count(status.watches)),
         ("holdfast_revision", "Newest revision heard of", status.revision),
     ]
+}
+
+/// A number as gauges have them.
+fn gauged(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Writes counters: name, help and value.
+fn write_counters<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    rows: impl IntoIterator<Item = (&'a str, &'a str, u64)>,
+) -> fmt::Result {
+    rows.into_iter()
+        .try_for_each(|(name, help, value)| write(encoder, name, help, &ConstCounter::new(value)))
+}
+
+/// Writes gauges: name, help and value.
+fn write_gauges<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    rows: impl IntoIterator<Item = (&'a str, &'a str, i64)>,
+) -> fmt::Result {
+    rows.into_iter()
+        .try_for_each(|(name, help, value)| write(encoder, name, help, &ConstGauge::new(value)))
 }
 
 fn write(

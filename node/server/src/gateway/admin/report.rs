@@ -391,25 +391,19 @@ impl Cluster {
 
     /// The placement policies, by prefix.
     pub(super) fn policies(&self) -> Vec<PolicyJson> {
-        self.policies
-            .iter()
-            .map(|(prefix, replicas)| PolicyJson {
+        let policy = |(prefix, replicas): &(Bytes, usize)| {
+            let ranges =
+                || self.ranges.iter().filter(|range| self.policy_of(range) == Some(prefix));
+            let complete = |range: &&Range| range.descriptor.voters().count() == *replicas;
+            PolicyJson {
                 prefix: bound(prefix),
                 replicas: *replicas,
                 max_failures: replicas / 2,
-                ranges: self
-                    .ranges
-                    .iter()
-                    .filter(|range| self.policy_of(range).is_some_and(|own| own == prefix))
-                    .count(),
-                complete: self
-                    .ranges
-                    .iter()
-                    .filter(|range| self.policy_of(range).is_some_and(|own| own == prefix))
-                    .filter(|range| range.descriptor.voters().count() == *replicas)
-                    .count(),
-            })
-            .collect()
+                ranges: ranges().count(),
+                complete: ranges().filter(complete).count(),
+            }
+        };
+        self.policies.iter().map(policy).collect()
     }
 
     fn policy_of(&self, range: &Range) -> Option<&Bytes> {
