@@ -7,15 +7,20 @@
 //! registered term never goes back; node and range ids are never given twice.
 
 mod automatic;
+mod directory;
 mod divergences;
 mod facts;
+mod leases;
 mod merging;
+mod nodes;
 mod policies;
 mod recovery;
 mod transactions;
 
 use automatic::Automatic;
+pub use leases::LeaseRecord;
 pub use merging::{Merge, Merges};
+pub use nodes::DrainLease;
 pub use policies::{Policies, name as policy_name, span_of};
 pub use recovery::{EPOCH, Remains};
 pub use transactions::{Committed, Transactions};
@@ -31,37 +36,13 @@ use crate::state::SystemRow;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 
 /// Answers of past changes that are remembered for repeated requests. Only what is still under way
 /// at a gateway can be repeated; this is far more than a gateway has under way for the meta range.
 const ANSWERS_MAX: u64 = 1024;
 
-/// Decisions to reprotect that are remembered, so that a repetition has no effect.
-const OPERATIONS_MAX: usize = 64;
-
 /// In the place of a revision: the transaction was seen not to be possible, and got none.
 pub const NO_NUMBER: Revision = 0;
-
-/// A client lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseRecord {
-    /// Seconds granted.
-    pub ttl: i64,
-    /// Its keys are being deleted; nothing attaches any more.
-    pub revoking: bool,
-    /// Ranges that may hold keys attached to it.
-    pub ranges: BTreeSet<RangeId>,
-}
-
-/// How long a node is drained unless somebody asks again. The sequencer counts the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DrainLease {
-    /// Milliseconds.
-    pub ttl_ms: u64,
-    /// How often it was asked for, to tell an end from the beginning after it.
-    pub renewals: u64,
-}
 
 /// The way of one copy of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,12 +242,6 @@ impl MetaState {
         &self.transactions
     }
 
-    /// Do all these client leases exist, so that keys may be attached to them?
-    pub fn grants(&self, leases: &[(LeaseId, RangeId)]) -> bool {
-        let lives = |lease| self.leases.get(lease).is_some_and(|record| !record.revoking);
-        leases.iter().all(|(lease, _)| lives(lease))
-    }
-
     /// Alarms raised.
     pub fn alarms(&self) -> &BTreeSet<(NodeId, AlarmKind)> {
         &self.scalars.alarms
@@ -313,58 +288,9 @@ impl MetaState {
         hash.finish()
     }
 
-    /// The range that holds `key` (never the meta range).
-    pub fn range_of(&self, key: &[u8]) -> Option<&RangeDescriptor> {
-        let upto = (Bound::Unbounded, Bound::Included(key));
-        let (_, id) = self.by_start.range::<[u8], _>(upto).next_back()?;
-        self.ranges.get(id)
-    }
-
-    /// The ranges that `span` touches, in key order, each with the end that the directory gives
-    /// it (a parent that does not know of its cut yet ends where the next one starts).
-    pub fn ranges_in(&self, span: &crate::key::Span) -> Vec<RangeDescriptor> {
-        let mut found = Vec::new();
-        let Some(first) = self.range_of(&span.start) else { return found };
-        let from = first.span.start.clone();
-        let mut ranges = self.by_start.range(from..).peekable();
-        while let Some((start, id)) = ranges.next() {
-            if span.end.as_ref().is_some_and(|end| start >= end) && *start > span.start {
-                break;
-            }
-            let mut range = self.ranges[id].clone();
-            if let Some((next, _)) = ranges.peek() {
-                range.span.end = Some((*next).clone());
-            }
-            if range.span.overlaps(span) {
-                found.push(range);
-            }
-        }
-        found
-    }
-
     /// What a repeated request was answered.
     pub fn answered(&self, id: RequestId) -> Option<&MetaAnswer> {
         self.answers.get(&id).map(|(_, answer)| answer)
-    }
-
-    /// Learns of a newer descriptor from a peer. Only for routing; not durable. True if it is news.
-    pub fn learn(&mut self, descriptor: &RangeDescriptor) -> bool {
-        let newer = self
-            .ranges
-            .get(&descriptor.id)
-            .is_none_or(|known| known.generation < descriptor.generation);
-        let news = newer && descriptor.id != META_RANGE && !self.is_gone(descriptor.id);
-        if news {
-            self.set_range(descriptor.clone());
-        }
-        news
-    }
-
-    fn set_range(&mut self, range: RangeDescriptor) {
-        if range.id != META_RANGE {
-            self.by_start.insert(range.span.start.clone(), range.id);
-        }
-        self.ranges.insert(range.id, range);
     }
 
     fn scalars_row(&self, rows: &mut Vec<SystemRow>) {
@@ -600,205 +526,6 @@ impl MetaState {
         }
         self.transactions.commit(txn, Committed { revision, parts: parts.to_vec() }, rows);
         Verdict::Committed(revision)
-    }
-
-    fn drain_for(
-        &mut self,
-        node: NodeId,
-        leaving: bool,
-        ttl_ms: u64,
-        rows: &mut Vec<SystemRow>,
-    ) -> Result<Response, Error> {
-        let Some(record) = self.nodes.get_mut(&node) else {
-            return Err(Error::Refused(format!("there is no node {node}")));
-        };
-        if matches!(record.state, NodeState::Tombstoned | NodeState::Condemned) {
-            return Err(Error::Refused(format!("{node} is {:?} already", record.state)));
-        }
-        // Who leaves does not stay because somebody else would only drain it.
-        let leaves = leaving || record.state == NodeState::Leaving;
-        record.state = if leaves { NodeState::Leaving } else { NodeState::Draining };
-        row(rows, b'N', node.0, Some(&*record));
-        let renewals = self.drains.get(&node).map_or(1, |drain| drain.renewals + 1);
-        let drain = DrainLease { ttl_ms, renewals };
-        self.drains.insert(node, drain);
-        row(rows, b'E', node.0, Some(&drain));
-        let seconds = ttl_ms.div_ceil(1000);
-        let message = format!("{node} is {:?} for {seconds} s, unless asked again", record.state);
-        Ok(Response::Admin { message })
-    }
-
-    fn end_drain(&mut self, node: NodeId, rows: &mut Vec<SystemRow>) {
-        if self.drains.remove(&node).is_some() {
-            row::<DrainLease>(rows, b'E', node.0, None);
-        }
-    }
-
-    /// A range that was cut off another may hold keys of the same leases. Only the first word of
-    /// it counts: later its own attachments are logged.
-    fn inherit_leases(&mut self, from: RangeId, to: RangeId, rows: &mut Vec<SystemRow>) {
-        if self.registrations.contains_key(&to) || self.is_gone(to) {
-            return;
-        }
-        self.inherit_wanted(from, to, rows);
-        for (id, lease) in &mut self.leases {
-            if lease.ranges.contains(&from) && lease.ranges.insert(to) {
-                row(rows, b'L', *id as u64, Some(&*lease));
-            }
-        }
-    }
-
-    /// A descriptor came by the log.
-    fn log_range(&mut self, descriptor: &RangeDescriptor, rows: &mut Vec<SystemRow>) {
-        row(rows, b'R', descriptor.id.0, Some(descriptor));
-        self.logged.insert(descriptor.id, descriptor.generation);
-        let known = self.ranges.get(&descriptor.id).map(|range| range.generation);
-        if known.is_none_or(|known| known <= descriptor.generation) {
-            self.set_range(descriptor.clone());
-        }
-    }
-
-    fn register(
-        &mut self,
-        descriptor: &RangeDescriptor,
-        new: Registration,
-        parent: Option<(RangeId, u64)>,
-        rows: &mut Vec<SystemRow>,
-    ) {
-        let id = descriptor.id;
-        if self.logged.get(&id).is_none_or(|known| *known < descriptor.generation) {
-            self.log_range(descriptor, rows);
-        }
-        let old = self.registrations.get(&id).copied();
-        let merged = match old {
-            Some(old) if old.term > new.term => old,
-            Some(old) => Registration { generation: old.generation.max(new.generation), ..new },
-            None => new,
-        };
-        row(rows, b'G', id.0, Some(&merged));
-        self.registrations.insert(id, merged);
-        if let Some((parent, generation)) = parent {
-            // A leader of the parent that has not applied the cut must not serve any more.
-            if let Some(registration) = self.registrations.get_mut(&parent) {
-                registration.generation = registration.generation.max(generation);
-                row(rows, b'G', parent.0, Some(&*registration));
-            }
-        }
-    }
-
-    fn condemn(
-        &mut self,
-        node: NodeId,
-        operation: &str,
-        epoch: u64,
-        rows: &mut Vec<SystemRow>,
-    ) -> Result<Response, Error> {
-        let done = |message: String| Ok(Response::Admin { message });
-        if self.scalars.operations.iter().any(|known| known == operation) {
-            return done(format!("operation {operation} is known"));
-        }
-        let newest = self.scalars.operation_epoch;
-        // A person decides whatever the epoch is, and ends nobody else's.
-        if epoch != 0 && epoch < newest {
-            return Err(Error::Refused(format!(
-                "epoch {epoch} is over: somebody decides with epoch {newest}"
-            )));
-        }
-        let Some(record) = self.nodes.get_mut(&node) else {
-            return Err(Error::Refused(format!("there is no node {node}")));
-        };
-        if record.state == NodeState::Tombstoned {
-            return Err(Error::Refused(format!("{node} is gone for good already")));
-        }
-        record.state = NodeState::Condemned;
-        row(rows, b'N', node.0, Some(&*record));
-        self.scalars.operation_epoch = newest.max(epoch);
-        self.scalars.operations.push_back(operation.to_owned());
-        if self.scalars.operations.len() > OPERATIONS_MAX {
-            self.scalars.operations.pop_front();
-        }
-        self.scalars_row(rows);
-        done(format!("the copies of {node} are made elsewhere"))
-    }
-
-    /// The directory is not asked here: it may know things that did not come by the log. A range
-    /// that still has a copy there makes another one, as for every node that is gone.
-    fn retire(&mut self, node: NodeId, rows: &mut Vec<SystemRow>) {
-        if let Some(record) = self.nodes.get_mut(&node)
-            && record.state.loses_replicas()
-        {
-            record.state = NodeState::Tombstoned;
-            row(rows, b'N', node.0, Some(&*record));
-            self.forget_facts(node, rows);
-        }
-    }
-
-    fn join(&mut self, record: &NodeRecord, nonce: u64, rows: &mut Vec<SystemRow>) -> MetaAnswer {
-        let known = self.scalars.joins.iter().find(|(seen, _)| *seen == nonce);
-        let node = if let Some((_, node)) = known {
-            *node
-        } else {
-            let node = NodeId(self.scalars.next_node);
-            self.scalars.next_node += 1;
-            self.scalars.joins.push_back((nonce, node));
-            if self.scalars.joins.len() > 64 {
-                self.scalars.joins.pop_front();
-            }
-            // The place has a new, empty disk: what the old one held there is gone for good.
-            for old in self.nodes.values_mut() {
-                if old.name == record.name && old.state != NodeState::Tombstoned {
-                    old.state = NodeState::Tombstoned;
-                    row(rows, b'N', old.id.0, Some(&*old));
-                }
-            }
-            let record = NodeRecord { id: node, state: NodeState::Up, ..record.clone() };
-            row(rows, b'N', node.0, Some(&record));
-            self.nodes.insert(node, record);
-            self.scalars_row(rows);
-            node
-        };
-        let peers = self.nodes.values().map(|node| (node.id, node.peer_address.clone())).collect();
-        MetaAnswer::Internal(InternalReply::Joined { cluster: self.scalars.cluster, node, peers })
-    }
-
-    fn change_lease(&mut self, change: &MetaChange, rows: &mut Vec<SystemRow>) -> MetaAnswer {
-        let ok = MetaAnswer::Internal(InternalReply::Ok);
-        match change {
-            MetaChange::LeaseGrant { id, ttl } => {
-                if self.leases.contains_key(id) {
-                    return MetaAnswer::Client(Err(Error::LeaseExists));
-                }
-                let lease = LeaseRecord { ttl: *ttl, revoking: false, ranges: BTreeSet::new() };
-                row(rows, b'L', *id as u64, Some(&lease));
-                self.leases.insert(*id, lease);
-                MetaAnswer::Client(Ok(Response::LeaseGrant { id: *id, ttl: *ttl }))
-            }
-            MetaChange::LeaseRevoking { id } => match self.leases.get_mut(id) {
-                Some(lease) if !lease.revoking => {
-                    lease.revoking = true;
-                    row(rows, b'L', *id as u64, Some(&*lease));
-                    ok
-                }
-                Some(_) => ok,
-                None => MetaAnswer::Client(Err(Error::LeaseNotFound)),
-            },
-            MetaChange::LeaseRemoved { id } => {
-                if self.leases.remove(id).is_some() {
-                    row::<LeaseRecord>(rows, b'L', *id as u64, None);
-                }
-                MetaAnswer::Client(Ok(Response::LeaseRevoke { revision: 0 }))
-            }
-            MetaChange::LeaseAttach { id, range } => {
-                if let Some(lease) = self.leases.get_mut(id)
-                    && !lease.revoking
-                    && lease.ranges.insert(*range)
-                {
-                    row(rows, b'L', *id as u64, Some(&*lease));
-                }
-                ok
-            }
-            _ => unreachable!("called for lease changes only"),
-        }
     }
 
     fn alarm(&mut self, action: AlarmAction, member: NodeId, alarm: AlarmKind) {

@@ -11,26 +11,23 @@
 
 use crate::command::MetaEntry;
 use crate::effects::{
-    ClientToken, Effects, Input, LogReads, LogWrite, Millis, Persist, ReplicaBoot, SnapshotEffect,
-    WatchToken,
+    ClientToken, Effects, Input, LogReads, Millis, Persist, ReplicaBoot, WatchToken,
 };
 use crate::error::{Error, Misrouted};
-use crate::group::{Group, Refusal, decode_raft, encode_raft};
-use crate::ids::{Index, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision};
+use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision};
 use crate::leaseholder::{Asker, Cookie, Out, View};
 use crate::message::{Message, Outcome, SequencerItem};
 use crate::meta::MetaState;
 use crate::read::{Origin, ReadTask, ReadWork};
-use crate::replica::Replica;
 use crate::sequencer::Sequencer;
 use crate::session::Session;
 use crate::state::{ApplyBatch, StateReads};
 use crate::status::Counters;
-use raft::eraftpb::MessageType;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod applying;
+mod booting;
 mod checking;
 mod draining;
 mod gather;
@@ -38,8 +35,10 @@ mod growing;
 mod leadership;
 mod lifetimes;
 mod loading;
+mod log_writes;
 mod members;
 mod merging;
+mod messages;
 mod meta_service;
 mod moving;
 mod planning;
@@ -48,6 +47,7 @@ mod ranking;
 pub mod recovery;
 mod replicas;
 mod routing;
+mod serving;
 mod shrinking;
 mod splitting;
 mod status;
@@ -58,7 +58,9 @@ mod watching;
 use checking::Checks;
 use lifetimes::Departures;
 pub use loading::Shaping;
+use log_writes::merge_write;
 use merging::Merging;
+use messages::EarlyVote;
 use meta_service::{MetaService, Question};
 use planning::Planning;
 use replicas::Replicas;
@@ -73,17 +75,6 @@ const PAUSE_MS: Millis = 400;
 
 /// Inputs processed from the own loop-back queue in one turn; a bound against endless turns.
 const LOOPBACK_MAX: usize = 100_000;
-
-/// Requests for votes that are kept for ranges to come.
-const EARLY_MAX: usize = 64;
-
-/// A request for a vote that came before its range.
-struct EarlyVote {
-    from: NodeId,
-    from_replica: ReplicaId,
-    to: ReplicaId,
-    data: Vec<u8>,
-}
 
 /// Settings of a node.
 #[derive(Clone, Debug)]
@@ -277,85 +268,6 @@ impl Node {
             replica.campaign_in = Some(rank as u32 * 3 + 1);
         }
         Ok(node)
-    }
-
-    /// A raft snapshot was installed and the log was not told before a crash: what the log holds
-    /// ends below it or contradicts it.
-    fn mend_log(&mut self, mut boot: ReplicaBoot) -> ReplicaBoot {
-        let ReplicaBoot { range, applied, .. } = boot;
-        let fits = if applied.index <= boot.truncated.index {
-            true
-        } else if applied.index > boot.last_index {
-            false
-        } else {
-            let found = self.reader.entries(range, applied.index, applied.index + 1, u64::MAX);
-            found.first().is_some_and(|entry| entry.term == applied.term)
-        };
-        if !fits {
-            boot.truncated = applied;
-            boot.last_index = applied.index;
-            boot.hard_state.term = boot.hard_state.term.max(applied.term);
-            boot.hard_state.commit = applied.index;
-            let write = LogWrite {
-                range,
-                hard_state: Some(boot.hard_state.clone()),
-                truncate: Some(applied),
-                destroy: true,
-                ..LogWrite::default()
-            };
-            self.write_log(true, vec![write]);
-        }
-        boot
-    }
-
-    fn start_replica(
-        &mut self,
-        boot: ReplicaBoot,
-        rows: &[(bytes::Bytes, bytes::Bytes)],
-    ) -> Result<(), String> {
-        let range = boot.range;
-        let applied = boot.applied;
-        self.departures.remember(range, boot.removed);
-        let members = Replica::load_members(rows)?;
-        let me = match rows.iter().find(|(key, _)| key.as_ref() == crate::replica::DESCRIPTOR_ROW) {
-            Some((_, value)) => {
-                let descriptor: crate::descriptor::RangeDescriptor = postcard::from_bytes(value)
-                    .map_err(|error| format!("malformed descriptor of {range}: {error}"))?;
-                let node = self.config.node;
-                // One that was removed goes on until it is told by those who know for good.
-                let left = Replica::load_left(rows)?.into_iter().find(|left| left.node == node);
-                match descriptor.replica_on(node).or(left) {
-                    // Its log went, and the power before its state could. If there is a log all the
-                    // same, it is that of the replica that came after it.
-                    Some(replica) if replica.replica <= boot.removed => {
-                        self.departures.leave(range, descriptor.span);
-                        if boot.has_log() {
-                            let applied = boot.truncated;
-                            self.orphans.insert(range, ReplicaBoot { applied, ..boot });
-                        }
-                        return Ok(());
-                    }
-                    Some(replica) => replica.replica,
-                    // It was removed by a version that said no more of it.
-                    None => return Ok(()),
-                }
-            }
-            // Being added, and the raft snapshot has not come yet; or cut off, and the cut has to be
-            // applied again. What its log knows, its vote above all, is not forgotten.
-            None => {
-                if boot.has_log() {
-                    self.orphans.insert(range, boot);
-                }
-                return Ok(());
-            }
-        };
-        let boot = self.mend_log(boot);
-        let group =
-            Group::new(me, boot, members, self.reader.clone(), self.config.election_ticks());
-        let replica = Replica::new(range, group, applied, rows)?;
-        self.replicas.insert(range, replica);
-        self.dirty.insert(range);
-        Ok(())
     }
 
     /// Something happened. Its consequences come with [`Self::effects`].
@@ -598,44 +510,6 @@ impl Node {
         }
     }
 
-    fn send_raft(&mut self, range: RangeId, messages: Vec<raft::eraftpb::Message>) {
-        for message in messages {
-            let to = ReplicaId(message.to);
-            let Some(replica) = self.replicas.get_mut(&range) else { return };
-            // Whom the descriptor does not know is answered where it wrote from.
-            let stranger = || replica.strangers.get(&to).copied();
-            let Some(node) = replica.node_of(to).or_else(stranger) else { continue };
-            if message.get_msg_type() == MessageType::MsgSnapshot {
-                replica.group.log_mut().set_snapshot(None);
-                let from = replica.group.me();
-                self.counters.snapshots_sent += 1;
-                self.effects.snapshots.push(SnapshotEffect::Stream {
-                    range,
-                    to,
-                    node,
-                    message: Message::Raft { range, from, to, data: encode_raft(&message) },
-                });
-                continue;
-            }
-            let from = ReplicaId(message.from);
-            let data = encode_raft(&message);
-            self.send(node, Message::Raft { range, from, to, data });
-        }
-    }
-
-    fn persisted(&mut self, sequence: u64) {
-        self.departures_written(sequence);
-        for range in std::mem::take(&mut self.writing) {
-            let Some(replica) = self.replicas.get_mut(&range) else { continue };
-            let released = replica.group.persisted(sequence);
-            if replica.group.is_waiting() {
-                self.writing.insert(range);
-            }
-            self.dirty.insert(range);
-            self.send_raft(range, released);
-        }
-    }
-
     /// Runs something on the leaseholder of a range, if this node holds the range lease.
     fn with_leaseholder<R>(
         &mut self,
@@ -706,140 +580,6 @@ impl Node {
         self.effects.reads.push(ReadTask { origin, work });
     }
 
-    fn message(&mut self, from: NodeId, message: Message, state: &dyn StateReads) {
-        match message {
-            Message::Raft { range, from: from_replica, to, data } => {
-                self.raft_message(from, range, from_replica, to, &data);
-            }
-            Message::Heartbeat { incarnation } => self.heartbeat(from, incarnation),
-            Message::Request(request) => {
-                let asker = if from == self.config.node {
-                    Asker::Local(request.token)
-                } else {
-                    Asker::Remote { node: from, token: request.token }
-                };
-                self.serve(asker, *request, state);
-            }
-            Message::Reply { token, outcome } => self.routed_outcome(token, outcome),
-            Message::SequencerAsk { session, first, items } => {
-                if !self.sequencer.ask(from, session, first, items) {
-                    self.send(from, Message::SequencerRefused { session });
-                }
-            }
-            Message::SequencerAnswer { session, first, answers, compacted } => {
-                self.sequencer_answered(session, first, &answers, compacted, state);
-            }
-            Message::SequencerRefused { session } => {
-                if self.session.is_current(session) {
-                    self.session_retry_at.get_or_insert(self.now + 5);
-                }
-            }
-            Message::SequencerHint { revision } => self.hinted(revision, state),
-            Message::WantHints(wanted) => self.sequencer.want_hints(from, wanted),
-            Message::Quiesce { range, term, index } => self.quiesce(range, term, index),
-            Message::Wake { range } => self.wake(range),
-            Message::FeedStart(start) => self.feed_start(from, start),
-            Message::FeedStop { feed } => self.feed_stop(feed),
-            Message::FeedEvents { feed, events, through } => {
-                self.feed_events(feed, events, through);
-            }
-            Message::FeedEnded { feed, compacted } => self.feed_ended(feed, compacted),
-            Message::Tombstone { range, replica } => self.told_removed(from, range, replica),
-            Message::AmIRemoved { range, replica } => self.asked_removed(from, range, replica),
-            Message::Checked(found) => self.checked(from, found),
-        }
-    }
-
-    fn raft_message(
-        &mut self,
-        from: NodeId,
-        range: RangeId,
-        from_replica: ReplicaId,
-        to: ReplicaId,
-        data: &[u8],
-    ) {
-        // What cannot be read comes from another version: the sender will notice the silence.
-        let Ok(message) = decode_raft(data) else { return };
-        if !self.replicas.contains_key(&range) {
-            if self.is_left_over(from, range) {
-                return self.send(from, Message::Tombstone { range, replica: from_replica });
-            }
-            self.create_replica(range, to);
-        }
-        let Some(replica) = self.replicas.get_mut(&range) else {
-            let vote = matches!(
-                message.get_msg_type(),
-                MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
-            );
-            if vote && self.early.len() < EARLY_MAX {
-                let data = data.to_vec();
-                self.early.insert(range, EarlyVote { from, from_replica, to, data });
-            }
-            return;
-        };
-        if replica.group.me() != to {
-            return;
-        }
-        if replica.has_removed(from_replica) {
-            return self.asked_removed(from, range, from_replica);
-        }
-        if replica.node_of(from_replica).is_none_or(|node| node != from) {
-            // A member that we do not know (yet): only a leader of a newer configuration can be
-            // right, and then its log will tell us.
-            if replica.descriptor.is_some() && message.term < replica.group.term() {
-                return;
-            }
-            replica.strangers.insert(from_replica, from);
-        }
-        // The answers to a leader's last heartbeats come after it fell asleep.
-        let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
-        if replica.asleep && !(late && replica.group.is_leader()) {
-            replica.wake(&mut self.awake);
-        }
-        match replica.group.step(message) {
-            Ok(()) | Err(Refusal::Installing) => {}
-            Err(_) => self.counters.refused += 1,
-        }
-        if replica.descriptor.is_none() {
-            replica.group.want_state();
-        }
-        self.dirty.insert(range);
-    }
-
-    fn state_durable(&mut self, applied: &[(RangeId, Index)]) {
-        let mut writes = Vec::new();
-        let mut farewells = Vec::new();
-        for (range, index) in applied {
-            let Some(replica) = self.replicas.get_mut(range) else { continue };
-            // Said of an earlier replica of the range, it says nothing of this one.
-            if *index > replica.applied.index {
-                continue;
-            }
-            replica.durable = replica.durable.max(*index);
-            for left in replica.take_farewell() {
-                farewells.push((left.node, *range, left.replica));
-            }
-            if let Some(cut) = truncation(replica, self.config.log_budget) {
-                replica.group.log_mut().truncate(cut);
-                writes.push(LogWrite { range: *range, truncate: Some(cut), ..LogWrite::default() });
-            }
-        }
-        for (node, range, replica) in farewells {
-            self.send(node, Message::Tombstone { range, replica });
-        }
-        self.write_log(false, writes);
-    }
-
-    /// Asks for a write of the log under a number of its own, never between the beginning and the
-    /// end of a turn, which has taken the next number already.
-    fn write_log(&mut self, sync: bool, writes: Vec<LogWrite>) {
-        if !writes.is_empty() {
-            self.persist_sequence += 1;
-            let sequence = self.persist_sequence;
-            self.effects.persist.push(Persist { sequence, sync, writes });
-        }
-    }
-
     /// Writes are refused as long as the alarm is raised, as in etcd.
     fn out_of_space(&self) -> bool {
         self.meta.alarms().iter().any(|(_, kind)| *kind == crate::request::AlarmKind::NoSpace)
@@ -880,60 +620,4 @@ fn first_number(incarnation: u64) -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ (mixed >> 31)) >> (u64::BITS - BITS)
-}
-
-/// Two turns of a group in one write: the later one continues (or replaces the tail of) the first.
-fn merge_write(persist: &mut Persist, write: LogWrite) {
-    let Some(same) = persist.writes.iter_mut().find(|known| known.range == write.range) else {
-        persist.writes.push(write);
-        return;
-    };
-    if let Some(first) = write.entries.first() {
-        let keep = same.entries.iter().take_while(|entry| entry.index < first.index).count();
-        same.entries.truncate(keep);
-        same.entries.extend(write.entries);
-    }
-    same.hard_state = write.hard_state.or(same.hard_state.take());
-    same.truncate = write.truncate.or(same.truncate);
-    same.destroy |= write.destroy;
-    same.removed = same.removed.max(write.removed);
-}
-
-/// How far the log of a replica may be cut: below what is durable in the state, and keeping what
-/// members that are behind still need, within the budget.
-fn truncation(replica: &Replica, budget: u64) -> Option<crate::state::Applied> {
-    /// Entries kept for members that are a little behind.
-    const KEEP: Index = 2_000;
-    /// Cuts smaller than this are not worth a write.
-    const STEP: Index = 5_000;
-    // Entries are assumed to be of the average size that the budget is meant for.
-    let absent_max = budget / 512;
-    let (keep, step) = (KEEP.min(absent_max), STEP.min(absent_max));
-    let first = replica.group.log().truncated().index;
-    let mut cut = replica.durable.saturating_sub(keep);
-    if replica.group.is_leader() {
-        let slowest = replica
-            .group
-            .progress()
-            .iter()
-            .map(|(_, matched, _, snapshot)| if *snapshot { Index::MAX } else { *matched })
-            .min()
-            .unwrap_or(Index::MAX);
-        // Within the budget, an absent member finds all it missed.
-        cut = cut.min(slowest.max(cut.saturating_sub(absent_max)));
-    } else {
-        // A follower may lead tomorrow: it keeps as much as a leader might need to.
-        cut = cut.min(
-            replica
-                .group
-                .last_index()
-                .saturating_sub(absent_max)
-                .max(replica.group.log().truncated().index),
-        );
-    }
-    if cut < first + step.max(1) {
-        return None;
-    }
-    let term = replica.group.log().term_at(cut)?;
-    Some(crate::state::Applied { index: cut, term })
 }

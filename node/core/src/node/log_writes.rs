@@ -1,0 +1,116 @@
+//! What is written to the log, what follows when it is durable, and how far a log is cut.
+//!
+//! Invariants: writes have numbers that only grow; nothing that a member may still need within the
+//! budget, and nothing that the state does not have durably, is cut off.
+
+use super::Node;
+use crate::effects::{LogWrite, Persist};
+use crate::ids::{Index, RangeId};
+use crate::message::Message;
+use crate::replica::Replica;
+use crate::state::Applied;
+
+impl Node {
+    pub(super) fn persisted(&mut self, sequence: u64) {
+        self.departures_written(sequence);
+        for range in std::mem::take(&mut self.writing) {
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            let released = replica.group.persisted(sequence);
+            if replica.group.is_waiting() {
+                self.writing.insert(range);
+            }
+            self.dirty.insert(range);
+            self.send_raft(range, released);
+        }
+    }
+
+    pub(super) fn state_durable(&mut self, applied: &[(RangeId, Index)]) {
+        let mut writes = Vec::new();
+        let mut farewells = Vec::new();
+        for (range, index) in applied {
+            let Some(replica) = self.replicas.get_mut(range) else { continue };
+            // Said of an earlier replica of the range, it says nothing of this one.
+            if *index > replica.applied.index {
+                continue;
+            }
+            replica.durable = replica.durable.max(*index);
+            for left in replica.take_farewell() {
+                farewells.push((left.node, *range, left.replica));
+            }
+            if let Some(cut) = truncation(replica, self.config.log_budget) {
+                replica.group.log_mut().truncate(cut);
+                writes.push(LogWrite { range: *range, truncate: Some(cut), ..LogWrite::default() });
+            }
+        }
+        for (node, range, replica) in farewells {
+            self.send(node, Message::Tombstone { range, replica });
+        }
+        self.write_log(false, writes);
+    }
+
+    /// Asks for a write of the log under a number of its own, never between the beginning and the
+    /// end of a turn, which has taken the next number already.
+    pub(super) fn write_log(&mut self, sync: bool, writes: Vec<LogWrite>) {
+        if !writes.is_empty() {
+            self.persist_sequence += 1;
+            let sequence = self.persist_sequence;
+            self.effects.persist.push(Persist { sequence, sync, writes });
+        }
+    }
+}
+
+/// Two turns of a group in one write: the later one continues (or replaces the tail of) the first.
+pub(super) fn merge_write(persist: &mut Persist, write: LogWrite) {
+    let Some(same) = persist.writes.iter_mut().find(|known| known.range == write.range) else {
+        persist.writes.push(write);
+        return;
+    };
+    if let Some(first) = write.entries.first() {
+        let keep = same.entries.iter().take_while(|entry| entry.index < first.index).count();
+        same.entries.truncate(keep);
+        same.entries.extend(write.entries);
+    }
+    same.hard_state = write.hard_state.or(same.hard_state.take());
+    same.truncate = write.truncate.or(same.truncate);
+    same.destroy |= write.destroy;
+    same.removed = same.removed.max(write.removed);
+}
+
+/// How far the log of a replica may be cut: below what is durable in the state, and keeping what
+/// members that are behind still need, within the budget.
+fn truncation(replica: &Replica, budget: u64) -> Option<Applied> {
+    /// Entries kept for members that are a little behind.
+    const KEEP: Index = 2_000;
+    /// Cuts smaller than this are not worth a write.
+    const STEP: Index = 5_000;
+    // Entries are assumed to be of the average size that the budget is meant for.
+    let absent_max = budget / 512;
+    let (keep, step) = (KEEP.min(absent_max), STEP.min(absent_max));
+    let first = replica.group.log().truncated().index;
+    let mut cut = replica.durable.saturating_sub(keep);
+    if replica.group.is_leader() {
+        let slowest = replica
+            .group
+            .progress()
+            .iter()
+            .map(|(_, matched, _, snapshot)| if *snapshot { Index::MAX } else { *matched })
+            .min()
+            .unwrap_or(Index::MAX);
+        // Within the budget, an absent member finds all it missed.
+        cut = cut.min(slowest.max(cut.saturating_sub(absent_max)));
+    } else {
+        // A follower may lead tomorrow: it keeps as much as a leader might need to.
+        cut = cut.min(
+            replica
+                .group
+                .last_index()
+                .saturating_sub(absent_max)
+                .max(replica.group.log().truncated().index),
+        );
+    }
+    if cut < first + step.max(1) {
+        return None;
+    }
+    let term = replica.group.log().term_at(cut)?;
+    Some(Applied { index: cut, term })
+}
