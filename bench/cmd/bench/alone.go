@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,19 +42,19 @@ func alone(metric, unit string, value float64, g goal) line {
 	return l
 }
 
-// startAlone starts one more Holdfast, with arguments of its own for `dev`.
-func (p *pair) startAlone(name string, nodes int, splitKeys, arguments []string) (cluster.Cluster, string, error) {
-	dir := filepath.Join(p.dir, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
+// startAlone starts one more Holdfast, in a folder of that name.
+func (p *pair) startAlone(name string, options cluster.Options) (cluster.Cluster, string, error) {
+	options.Dir = filepath.Join(p.dir, name)
+	if err := os.Mkdir(options.Dir, 0o755); err != nil {
 		return nil, "", err
 	}
-	c, err := cluster.StartHoldfast(cluster.Options{Nodes: nodes, Dir: dir, SplitKeys: splitKeys, Arguments: arguments})
-	return c, dir, err
+	c, err := cluster.StartHoldfast(options)
+	return c, options.Dir, err
 }
 
 // tenThousand is what a node costs that has very many ranges and nothing to do.
 func tenThousand(_ context.Context, p *pair, _ settings) ([]line, error) {
-	few, _, err := p.startAlone("one-range", p.nodes, nil, nil)
+	few, _, err := p.startAlone("one-range", cluster.Options{Nodes: p.nodes})
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +68,7 @@ func tenThousand(_ context.Context, p *pair, _ settings) ([]line, error) {
 		splitKeys[i] = fmt.Sprintf("%04d", i+1)
 	}
 	began := time.Now()
-	c, _, err := p.startAlone("ten-thousand", p.nodes, splitKeys, nil)
+	c, _, err := p.startAlone("ten-thousand", cluster.Options{Nodes: p.nodes, SplitKeys: splitKeys})
 	if err != nil {
 		return nil, err
 	}
@@ -92,16 +95,17 @@ func tenThousand(_ context.Context, p *pair, _ settings) ([]line, error) {
 	}, nil
 }
 
-// large fills a cluster beyond what its caches hold, and kills a node.
+// large fills a cluster beyond what its caches hold, reads all over it, and kills a node.
 func large(ctx context.Context, p *pair, s settings) ([]line, error) {
-	c, dir, err := p.startAlone("large", p.nodes, nil, nil)
+	c, dir, err := p.startAlone("large", cluster.Options{Nodes: p.nodes, Replicas: s.replicas})
 	if err != nil {
 		return nil, err
 	}
 	defer c.Stop()
-	const parts = 4
+	const parts = 8
 	keys := s.gigabytes << 30 / documentBytes
 	rates := make([]float64, parts)
+	most := int64(0)
 	for part := range parts {
 		began := time.Now()
 		if err := documents.fill(ctx, c, keys*part/parts, keys*(part+1)/parts); err != nil {
@@ -112,38 +116,60 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 		if err != nil {
 			return nil, err
 		}
+		most = max(most, memory)
 		fmt.Fprintf(os.Stderr, "  %d of %d parts: %.1f MB/s, %d MiB of memory\n", part+1, parts, rates[part], memory>>20)
+	}
+	reads, err := documents.read(ctx, c, keys, 10*time.Second)
+	if err != nil {
+		return nil, err
 	}
 	_, memory, err := cluster.MemoryBytes(c)
 	if err != nil {
 		return nil, err
 	}
+	most = max(most, memory)
 	time.Sleep(15 * time.Second) // the log is cut when the state is durable
-	bytes, err := bytesBelow(filepath.Join(dir, "node-1"))
+	bytes, err := bytesBelow(dir)
 	if err != nil {
 		return nil, err
 	}
-	hit, err := strikeLeader(ctx, c, false, func(victim int) error {
-		return cluster.Signal(c, victim, syscall.SIGKILL)
-	})
-	if err != nil {
-		return nil, err
+	slowest, fastest := slices.Min(rates), slices.Max(rates)
+	lines := []line{
+		alone("load, first eighth", "MB/s", rates[0], goal{}),
+		alone("load, last eighth", "MB/s", rates[parts-1], goal{}),
+		alone("load, slowest by fastest eighth", "", slowest/fastest, goal{}),
+		alone("random reads", "/s", reads, goal{}),
+		alone("memory not of a file, at most", "MiB", float64(most>>20), goal{}),
+		alone("disk by data, each copy", "", float64(bytes)/float64(s.gigabytes<<30*s.replicas), goal{valueBelow, 2.5}),
 	}
-	began := time.Now()
-	if err := c.Restart(hit.victim); err != nil {
-		return nil, err
+	restarted, err := 0.0, error(nil)
+	if s.replicas > 1 {
+		hit, err := strikeLeader(ctx, c, false, func(victim int) error {
+			return cluster.Signal(c, victim, syscall.SIGKILL)
+		})
+		if err != nil {
+			return lines, err
+		}
+		lines = append(lines,
+			alone("kill: gap", "ms", milliseconds(hit.report.Gap), goal{}),
+			alone("kill: failed requests", "", float64(hit.report.Failed), goal{valueBelow, 0}))
+		began := time.Now()
+		err = c.Restart(hit.victim)
+		restarted = time.Since(began).Seconds()
+		if err != nil {
+			return lines, err
+		}
+	} else {
+		took, err := killAndRestart(c, 0)
+		restarted = took.Seconds()
+		if err != nil {
+			return lines, err
+		}
 	}
-	data := float64(s.gigabytes << 30)
-	return []line{
-		alone("load, first quarter", "MB/s", rates[0], goal{}),
-		alone("load, last quarter", "MB/s", rates[parts-1], goal{}),
-		alone("last by first quarter", "", rates[parts-1]/rates[0], goal{}),
-		alone("memory not of a file", "MiB", float64(memory>>20), goal{}),
-		alone("disk by data, each copy", "", float64(bytes)/data, goal{valueBelow, 2.5}),
-		alone("kill: gap", "ms", milliseconds(hit.report.Gap), goal{}),
-		alone("kill: failed requests", "", float64(hit.report.Failed), goal{valueBelow, 0}),
-		alone("restart until it serves", "s", time.Since(began).Seconds(), goal{valueBelow, 10}),
-	}, nil
+	reads, err = documents.read(ctx, c, keys, 10*time.Second)
+	return append(lines,
+		alone("restart until it serves", "s", restarted, goal{valueBelow, 10}),
+		alone("random reads after it", "/s", reads, goal{})), err
 }
 
 // reprotect loses a node that holds 1 GB for good, with 3, 4 and 8 survivors: three are the fewest that
@@ -156,62 +182,141 @@ func reprotect(ctx context.Context, p *pair, s settings) ([]line, error) {
 		if s.quick {
 			bytes /= 8
 		}
-		seconds, calm, busy, failed, err := reprotectOnce(ctx, p, survivors+1, bytes)
+		seen, err := reprotectOnce(ctx, p, survivors+1, bytes)
 		if err != nil {
 			return lines, fmt.Errorf("%d survivors: %w", survivors, err)
 		}
 		if first == 0 {
-			first = seconds
+			first = seen.seconds
 		}
 		name := func(what string) string { return fmt.Sprintf("%d survivors: %s", survivors, what) }
 		lines = append(lines,
-			alone(name("whole again"), "s", seconds, goal{}),
-			alone(name("by the first"), "", seconds/first, goal{}),
-			alone(name("put p99 before"), "ms", calm, goal{}),
-			alone(name("put p99 meanwhile"), "ms", busy, goal{}),
-			alone(name("put p99 meanwhile by before"), "", busy/calm, goal{valueBelow, 2}),
-			alone(name("failed requests"), "", float64(failed), goal{valueBelow, 0}))
+			alone(name("starts after the delay"), "s", seen.start, goal{}),
+			alone(name("whole again"), "s", seen.seconds, goal{}),
+			alone(name("by the first"), "", seen.seconds/first, goal{}),
+			alone(name("rate"), "MB/s", float64(bytes)/1e6/seen.seconds, goal{}),
+			alone(name("plain copy"), "MB/s", float64(bytes)/1e6/seen.plain, goal{}),
+			alone(name("rate by plain copy"), "", seen.plain/seen.seconds, goal{valueAtLeast, 0.5}),
+			alone(name("put p99 before"), "ms", milliseconds(seen.before.P99), goal{}),
+			alone(name("put p99 meanwhile"), "ms", milliseconds(seen.meanwhile.P99), goal{}),
+			alone(name("put p99 meanwhile by before"), "", float64(seen.meanwhile.P99)/float64(seen.before.P99), goal{valueBelow, 2}),
+			alone(name("failed requests"), "", float64(seen.meanwhile.Failed), goal{valueBelow, 0}))
 	}
 	return lines, nil
 }
 
-func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seconds, calm, busy float64, failed int, err error) {
-	const pieces = 24
-	splitKeys := make([]string, 0, pieces)
+// reprotection is what was seen of one.
+type reprotection struct {
+	start, seconds, plain float64
+	before, meanwhile     probe.Report
+}
+
+// reprotectPieces are the ranges of the data.
+const reprotectPieces = 24
+
+func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seen reprotection, err error) {
+	const delay = 5 * time.Second
+	splitKeys := make([]string, 0, reprotectPieces)
 	keys := bytes * nodes / 3 / documentBytes
-	for piece := 1; piece < pieces; piece++ {
-		splitKeys = append(splitKeys, largeKey(keys*piece/pieces))
+	for piece := 1; piece < reprotectPieces; piece++ {
+		splitKeys = append(splitKeys, largeKey(keys*piece/reprotectPieces))
 	}
-	arguments := []string{"--reprotect-delay", "2s"}
-	c, dir, err := p.startAlone(fmt.Sprintf("reprotect-%d", nodes), nodes, splitKeys, arguments)
+	c, dir, err := p.startAlone(fmt.Sprintf("reprotect-%d", nodes), cluster.Options{
+		Nodes: nodes, SplitKeys: splitKeys, Arguments: []string{"--reprotect-delay", delay.String()},
+	})
 	if err != nil {
-		return 0, 0, 0, 0, err
+		return seen, err
 	}
 	defer os.RemoveAll(dir)
 	defer c.Stop()
 	if err := documents.fill(ctx, c, 0, keys); err != nil {
-		return 0, 0, 0, 0, err
+		return seen, err
 	}
 	time.Sleep(10 * time.Second)
+	if seen.plain, err = plainCopy(filepath.Join(dir, "plain"), bytes, reprotectPieces*3/nodes, nodes-1); err != nil {
+		return seen, err
+	}
 	writes, err := probe.Start(c.Endpoint(0), probeKey)
 	if err != nil {
-		return 0, 0, 0, 0, err
+		return seen, err
 	}
 	time.Sleep(5 * time.Second)
-	before := writes.Stop()
+	seen.before = writes.Stop()
 	if writes, err = probe.Start(c.Endpoint(0), probeKey); err != nil {
-		return 0, 0, 0, 0, err
+		return seen, err
 	}
+	defer func() { seen.meanwhile = writes.Stop() }()
 	if err := cluster.Signal(c, nodes-1, syscall.SIGKILL); err != nil {
-		writes.Stop()
-		return 0, 0, 0, 0, err
+		return seen, err
 	}
 	began := time.Now()
-	err = waitForLine(ctx, filepath.Join(dir, "dev.log"), "Full Protection Restored", 10*time.Minute)
-	// The delay is not part of the work.
-	seconds = time.Since(began).Seconds() - 2
-	after := writes.Stop()
-	return seconds, milliseconds(before.P99), milliseconds(after.P99), after.Failed, err
+	log := filepath.Join(dir, "dev.log")
+	if err = waitForLine(ctx, log, "reprotection starts", time.Minute); err != nil {
+		return seen, err
+	}
+	begun := time.Now()
+	seen.start = begun.Sub(began.Add(delay)).Seconds()
+	err = waitForLine(ctx, log, "Full Protection Restored", 10*time.Minute)
+	seen.seconds = time.Since(begun).Seconds()
+	return seen, err
+}
+
+// plainCopy is the time of the same work without a store: so many bytes in so many pieces, shared by so
+// many writers. Like a copy of a range, each piece is read from a file, written to one file, made durable,
+// read from there, written to another, and made durable.
+func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	source := filepath.Join(dir, "source")
+	text := make([]byte, bytes/pieces)
+	for i := range text {
+		text[i] = byte(i * i >> 8)
+	}
+	if err := os.WriteFile(source, text, 0o600); err != nil {
+		return 0, err
+	}
+	copyPiece := func(from, to string) error {
+		in, err := os.Open(from)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := os.Create(to)
+		if err != nil {
+			return err
+		}
+		defer out.Close()
+		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 256<<10)); err != nil {
+			return err
+		}
+		return out.Sync()
+	}
+	began := time.Now()
+	var failure atomic.Value
+	var copying sync.WaitGroup
+	for writer := range writers {
+		copying.Go(func() {
+			for piece := writer; piece < pieces; piece += writers {
+				staged := filepath.Join(dir, fmt.Sprintf("staged-%d", piece))
+				err := copyPiece(source, staged)
+				if err == nil {
+					err = copyPiece(staged, filepath.Join(dir, fmt.Sprintf("state-%d", piece)))
+				}
+				if err == nil {
+					err = os.Remove(staged)
+				}
+				if err != nil {
+					failure.Store(err)
+					return
+				}
+			}
+		})
+	}
+	copying.Wait()
+	err, _ := failure.Load().(error)
+	return time.Since(began).Seconds(), err
 }
 
 func largeKey(number int) string { return fmt.Sprintf("large/%08d", number) }
@@ -247,6 +352,29 @@ func (v values) fill(ctx context.Context, c cluster.Cluster, from, to int) error
 	writing.Wait()
 	err, _ := failure.Load().(error)
 	return err
+}
+
+// read takes values of random keys below so many, checks them, and tells how many came a second.
+func (v values) read(ctx context.Context, c cluster.Cluster, keys int, length time.Duration) (float64, error) {
+	tail := func(key int) string { return fmt.Sprintf("%08d", key) }
+	result, err := load.Run(c, load.Spec{
+		Clients:     v.writers,
+		Connections: load.DefaultConnections(v.writers, c.Nodes()),
+		Kind:        load.Raw,
+		Duration:    length,
+		Request: func(ctx context.Context, client load.Client, random *rand.Rand) error {
+			key := random.IntN(keys)
+			value, err := client.Get(ctx, largeKey(key), false)
+			if err == nil && (len(value) != v.bytes || !strings.HasSuffix(value, tail(key))) {
+				err = fmt.Errorf("key %d has another value", key)
+			}
+			return err
+		},
+	})
+	if err == nil && result.Failed > 0 {
+		err = fmt.Errorf("%d reads failed: %s", result.Failed, result.FirstError)
+	}
+	return result.PerSecond, err
 }
 
 func waitForLine(ctx context.Context, path, text string, limit time.Duration) error {

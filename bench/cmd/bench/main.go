@@ -40,6 +40,7 @@ type settings struct {
 	dir       string
 	keep      bool
 	gigabytes int
+	replicas  int
 	minutes   float64
 }
 
@@ -73,7 +74,8 @@ func parse(arguments []string) (settings, error) {
 	flags.StringVar(&s.tool, "tool", "own", "load generator for put and range: own, or etcd-benchmark for etcd's own tool")
 	flags.StringVar(&s.json, "json", "", "file to write the results to as JSON")
 	flags.StringVar(&s.dir, "dir", "", "folder for the data of both clusters (default: a temporary one)")
-	flags.IntVar(&s.gigabytes, "gigabytes", 6, "data of the scenario `large`; it needs about eight times that on the disk")
+	flags.IntVar(&s.gigabytes, "gigabytes", 6, "data of the scenario `large`; on the disk it needs about two and a half times that for each of its -replicas")
+	flags.IntVar(&s.replicas, "replicas", 3, "copies of each range in the scenario `large`; with 1 its node is killed without a load")
 	flags.Float64Var(&s.minutes, "minutes", 10, "length of the load of the scenario `prefixload`")
 	flags.BoolVar(&s.keep, "keep", false, "keep the logs of both clusters")
 	flags.Usage = func() { usage(flags) }

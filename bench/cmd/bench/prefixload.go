@@ -24,7 +24,7 @@ const (
 
 // prefixLoad writes under one prefix, for long, and looks at what the ranges have become.
 func prefixLoad(ctx context.Context, p *pair, s settings) ([]line, error) {
-	c, _, err := p.startAlone("prefixload", p.nodes, nil, []string{"--split-load", prefixSplitLoad})
+	c, _, err := p.startAlone("prefixload", cluster.Options{Nodes: p.nodes, Arguments: []string{"--split-load", prefixSplitLoad}})
 	if err != nil {
 		return nil, err
 	}

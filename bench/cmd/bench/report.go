@@ -37,6 +37,7 @@ const (
 	ratioAtLeast
 	ratioAtMost
 	valueBelow
+	valueAtLeast
 )
 
 func (g goal) String() string {
@@ -50,6 +51,8 @@ func (g goal) String() string {
 			return "0"
 		}
 		return fmt.Sprintf("< %g", g.bound)
+	case valueAtLeast:
+		return fmt.Sprintf(">= %g", g.bound)
 	default:
 		return ""
 	}
@@ -97,6 +100,8 @@ func verdict(l line, g goal) string {
 		met = l.Ratio <= g.bound && l.Etcd != 0
 	case valueBelow:
 		met = l.Other < g.bound || (g.bound == 0 && l.Other == 0)
+	case valueAtLeast:
+		met = l.Other >= g.bound
 	}
 	if met {
 		return "ok"

@@ -19,6 +19,8 @@ func TestVerdictMeetsOrMissesItsGoal(t *testing.T) {
 		{goal{valueBelow, 500}, 1000, 500, "short"},
 		{goal{valueBelow, 0}, 3, 0, "ok"},
 		{goal{valueBelow, 0}, 3, 1, "short"},
+		{goal{valueAtLeast, 0.5}, 0, 0.5, "ok"},
+		{goal{valueAtLeast, 0.5}, 0, 0.49, "short"},
 		{goal{}, 1, 2, ""},
 	} {
 		var s samples

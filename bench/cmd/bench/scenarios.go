@@ -106,7 +106,8 @@ func rangeLoad(clients int, serializable bool, goals loadGoals) func(context.Con
 		return runLoad(p, s, goals, load.Spec{
 			Clients: clients,
 			Request: func(ctx context.Context, client load.Client, random *rand.Rand) error {
-				return client.Get(ctx, readKey(random), serializable)
+				_, err := client.Get(ctx, readKey(random), serializable)
+				return err
 			},
 		})
 	}
@@ -121,7 +122,8 @@ func mixedLoad(clients int) func(context.Context, *pair, settings) ([]line, erro
 			Clients: clients,
 			Request: func(ctx context.Context, client load.Client, random *rand.Rand) error {
 				if random.Float64() < readShare {
-					return client.Get(ctx, readKey(random), false)
+					_, err := client.Get(ctx, readKey(random), false)
+					return err
 				}
 				return client.Put(ctx, fmt.Sprintf("put/%08x", random.IntN(keySpace)), value)
 			},

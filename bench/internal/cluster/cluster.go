@@ -46,6 +46,8 @@ type Options struct {
 	Dir string
 	// SplitKeys cut the first ranges of a Holdfast cluster there; etcd ignores them.
 	SplitKeys []string
+	// Replicas of each range of a Holdfast cluster; 0 is three, or as many as there are nodes.
+	Replicas int
 	// Arguments are more of them for `holdfast-node dev`; etcd ignores them.
 	Arguments []string
 }

@@ -60,7 +60,10 @@ func StartHoldfast(options Options) (Cluster, error) {
 }
 
 func (c *holdfast) startDev() error {
-	replicas := min(c.options.Nodes, 3)
+	replicas := c.options.Replicas
+	if replicas == 0 {
+		replicas = min(c.options.Nodes, 3)
+	}
 	arguments := []string{
 		"dev", "--nodes", strconv.Itoa(c.options.Nodes),
 		"--data", c.options.Dir,

@@ -25,7 +25,8 @@ const (
 // Client sends single requests over one connection to one node.
 type Client interface {
 	Put(ctx context.Context, key, value string) error
-	Get(ctx context.Context, key string, serializable bool) error
+	// Get gives the value, empty if there is none.
+	Get(ctx context.Context, key string, serializable bool) (string, error)
 	Close() error
 }
 
@@ -59,13 +60,16 @@ func (o official) Put(ctx context.Context, key, value string) error {
 	return err
 }
 
-func (o official) Get(ctx context.Context, key string, serializable bool) error {
+func (o official) Get(ctx context.Context, key string, serializable bool) (string, error) {
 	var options []clientv3.OpOption
 	if serializable {
 		options = append(options, clientv3.WithSerializable())
 	}
-	_, err := o.client.Get(ctx, key, options...)
-	return err
+	answer, err := o.client.Get(ctx, key, options...)
+	if err != nil || len(answer.Kvs) == 0 {
+		return "", err
+	}
+	return string(answer.Kvs[0].Value), nil
 }
 
 func (o official) Close() error { return o.client.Close() }
@@ -80,9 +84,12 @@ func (r raw) Put(ctx context.Context, key, value string) error {
 	return err
 }
 
-func (r raw) Get(ctx context.Context, key string, serializable bool) error {
-	_, err := r.kv.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: serializable})
-	return err
+func (r raw) Get(ctx context.Context, key string, serializable bool) (string, error) {
+	answer, err := r.kv.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: serializable})
+	if err != nil || len(answer.Kvs) == 0 {
+		return "", err
+	}
+	return string(answer.Kvs[0].Value), nil
 }
 
 func (r raw) Close() error { return r.conn.Close() }
