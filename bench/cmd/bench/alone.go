@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,12 +173,16 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 		alone("random reads after it", "/s", reads, goal{})), err
 }
 
-// reprotect loses a node that holds 1 GB for good, with 3, 4 and 8 survivors: three are the fewest that
-// with three copies leave a place for new ones. With -quick an eighth of the data.
+// reprotect loses a node that holds 1 GB for good: three survivors are the fewest that with three copies
+// leave a place for new ones. With -quick an eighth of the data.
 func reprotect(ctx context.Context, p *pair, s settings) ([]line, error) {
 	var lines []line
 	var first float64
-	for _, survivors := range []int{3, 4, 8} {
+	for _, number := range strings.Split(s.survivors, ",") {
+		survivors, err := strconv.Atoi(number)
+		if err != nil || survivors < 3 {
+			return lines, fmt.Errorf("-survivors %s: must be numbers, three or more", s.survivors)
+		}
 		bytes := reprotectBytes
 		if s.quick {
 			bytes /= 8

@@ -42,6 +42,7 @@ type settings struct {
 	gigabytes int
 	replicas  int
 	minutes   float64
+	survivors string
 }
 
 func main() {
@@ -77,6 +78,7 @@ func parse(arguments []string) (settings, error) {
 	flags.IntVar(&s.gigabytes, "gigabytes", 6, "data of the scenario `large`; on the disk it needs about two and a half times that for each of its -replicas")
 	flags.IntVar(&s.replicas, "replicas", 3, "copies of each range in the scenario `large`; with 1 its node is killed without a load")
 	flags.Float64Var(&s.minutes, "minutes", 10, "length of the load of the scenario `prefixload`")
+	flags.StringVar(&s.survivors, "survivors", "3,4,8", "comma-separated numbers of nodes that are left in the scenario `reprotect`, three or more")
 	flags.BoolVar(&s.keep, "keep", false, "keep the logs of both clusters")
 	flags.Usage = func() { usage(flags) }
 	if err := flags.Parse(arguments); err != nil {

@@ -21,9 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Steps in one plan.
-const STEPS_MAX: usize = 16;
-/// Copies that may be on their way to one node.
-const INCOMING_MAX: usize = 2;
+const STEPS_MAX: usize = 32;
+/// Copies that may be on their way to one node: so many that while some change members others flow.
+const INCOMING_MAX: usize = 4;
 
 /// A node as the planner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -120,7 +120,7 @@ pub struct ServeArgs {
     pub cache: ByteSize,
     /// Snapshot bytes a second that this node sends at most, and receives at most; fewer while they
     /// slow writes of clients down
-    #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE", value_name = "SIZE", default_value = "64MiB")]
+    #[arg(long, env = "HOLDFAST_SNAPSHOT_RATE", value_name = "SIZE", default_value = "128MiB")]
     pub snapshot_rate: ByteSize,
     /// Snapshot bytes a second that are left however slow writes become; as much as
     /// --snapshot-rate: it is never lowered [default: a sixteenth of --snapshot-rate, at least 1MiB]

@@ -14,6 +14,8 @@ pub mod mailbox;
 
 pub mod metrics;
 
+pub mod priority;
+
 pub mod recover;
 
 pub mod serve;

@@ -18,6 +18,11 @@ use crate::planner::{self, NodeSight, Plan, RangeSight, Step, Survey};
 
 /// Pause between two looks at the directory.
 const PLAN_MS: Millis = 300;
+/// The same while copies are made, which wait for it after each of their steps: as long as there are no
+/// more ranges than [`FEW_RANGES`].
+const STEP_MS: Millis = 100;
+/// With more ranges a look costs too much to be taken so often.
+const FEW_RANGES: usize = 1_000;
 /// Between two looks for copies that would be better off elsewhere, as long as there are none.
 const SPREAD_MS: Millis = 2_000;
 /// Between two looks if nothing has happened.
@@ -118,8 +123,9 @@ impl Node {
         let done = spread && plan.steps.is_empty();
         let spread_at = if done { now + SPREAD_MS } else { known.spread_at };
         let steps = plan.steps.clone();
+        let soon = !steps.is_empty() && self.meta.ranges().len() <= FEW_RANGES;
         self.planning = Planning {
-            at: now + PLAN_MS,
+            at: now + if soon { STEP_MS } else { PLAN_MS },
             spread_at,
             look_at: now + LOOK_MS,
             changed: false,

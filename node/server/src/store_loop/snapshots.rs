@@ -5,6 +5,7 @@
 //! state ends the process.
 
 use super::mail::{Inbox, Mail, SnapshotSink};
+use crate::priority::background;
 use crate::shutdown::{chain, fatal};
 use crate::transport::{Part, SnapshotReceiver, Transport};
 use bytes::Bytes;
@@ -69,14 +70,16 @@ pub(super) fn start(tools: &Tools) -> io::Result<Sender<Job>> {
     let (streams_sender, streams) = unbounded();
     for number in 0..STREAMS {
         let (tools, streams) = (tools.clone(), streams.clone());
-        std::thread::Builder::new()
-            .name(format!("stream-{number}"))
-            .spawn(move || send_streams(&tools, &streams))?;
+        std::thread::Builder::new().name(format!("stream-{number}")).spawn(move || {
+            background();
+            send_streams(&tools, &streams);
+        })?;
     }
     let tools = tools.clone();
-    std::thread::Builder::new()
-        .name("snapshot".to_owned())
-        .spawn(move || run(&tools, &jobs, &streams_sender))?;
+    std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
+        background();
+        run(&tools, &jobs, &streams_sender);
+    })?;
     Ok(jobs_sender)
 }
 
@@ -154,6 +157,7 @@ pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
     // Each has a file of its own, so they come in side by side: a sender that had to wait for
     // another's end would take this node for dead.
     Box::new(move |from, mut receiver: SnapshotReceiver| {
+        background();
         let staged = last_staged.fetch_add(1, Ordering::Relaxed) + 1;
         let mut staging = state.stage(staged).map_err(io::Error::other)?;
         let message = loop {

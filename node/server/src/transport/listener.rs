@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 const SIDE_CONNECTIONS_MAX: usize = 64;
 
 /// Snapshots that may be received at the same time: each has a disk to write.
-const SNAPSHOTS_MAX: usize = 4;
+const SNAPSHOTS_MAX: usize = 8;
 
 /// Wait after a failed accept, which means that the process has no file handles left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -26,8 +26,11 @@ const CLIENTS: u32 = 5;
 /// After a decrease this much of the rate is left.
 const DECREASE: f64 = 0.7;
 
-/// One step up is this part of the limit.
-const INCREASE_PART: u64 = 16;
+/// One step up is this part of the rate, and at least [`INCREASE_LEAST_PART`] of the limit.
+const INCREASE_PART: u64 = 4;
+
+/// See [`INCREASE_PART`].
+const INCREASE_LEAST_PART: u64 = 64;
 
 /// The same, for each [`WINDOW`] of time, while there are no clients to disturb.
 const ALONE_PART: u64 = 4;
@@ -135,9 +138,8 @@ impl Pace {
             }
             let windows = window.length.as_secs_f64() / WINDOW.as_secs_f64();
             // Nobody knows whether there is room for more while nothing flows.
-            let part = if self.clients { INCREASE_PART } else { ALONE_PART };
-            let more = windows * (most / part).max(1) as f64;
-            return self.set(self.rate.saturating_add(more as u64));
+            let step = if self.clients { self.step_up() } else { (most / ALONE_PART).max(1) };
+            return self.set(self.rate.saturating_add((windows * step as f64) as u64));
         }
         let undisturbed = match self.undisturbed {
             Some(known) if self.learned => known,
@@ -146,7 +148,7 @@ impl Pace {
         };
         let slack = SLACK.as_secs_f64();
         if latency < (FINE * undisturbed).max(undisturbed + slack / 2.0) {
-            return self.set(self.rate.saturating_add((most / INCREASE_PART).max(1)));
+            return self.set(self.rate.saturating_add(self.step_up()));
         }
         if self.rate == self.limits.least {
             self.undisturbed = Some(undisturbed + LEARN_AT_FLOOR * (latency - undisturbed));
@@ -155,6 +157,10 @@ impl Pace {
         } else if latency > (SLOW * undisturbed).max(undisturbed + slack) {
             self.set((self.rate as f64 * DECREASE) as u64);
         }
+    }
+
+    fn step_up(&self) -> u64 {
+        (self.rate / INCREASE_PART).max(self.limits.most / INCREASE_LEAST_PART).max(1)
     }
 
     fn set(&mut self, rate: u64) {

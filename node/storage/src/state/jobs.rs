@@ -36,6 +36,8 @@ const LOAD_GATHER_BYTES: usize = 96 << 20;
 const LOAD_GATHER: usize = 300_000;
 /// Versions written in one transaction.
 const LOAD_SLICE: usize = 20_000;
+/// The same in bytes of their keys and values: what goes to the disk at once makes the raft log wait.
+const LOAD_SLICE_BYTES: usize = 4 << 20;
 
 /// What is to be done to a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +165,7 @@ impl State {
         let disk = self.shared.inner.read().disk.clone();
         let mut positions = Vec::new();
         let mut leases = Vec::new();
+        let mut found = false;
         let mut start = Some(from.clone());
         while let Some(from) = start.take_if(|_| positions.len() < WIPE_GATHER) {
             let heads = disk.heads(&from, span.end.as_ref(), HEADS_AT_ONCE);
@@ -170,6 +173,7 @@ impl State {
                 .last()
                 .filter(|_| heads.len() == HEADS_AT_ONCE)
                 .map(|(key, _)| successor(key));
+            found |= !heads.is_empty();
             for (key, head) in heads {
                 positions.extend(disk.positions(&key, &head));
                 if head.lease != 0 {
@@ -178,6 +182,10 @@ impl State {
             }
         }
         drop(disk);
+        // Every row of a key but those of the log is written and removed with its head.
+        if !found {
+            return Ok(start);
+        }
         positions.sort_unstable();
         for positions in positions.chunks(WIPE_SLICE) {
             self.slice(|transaction| remove_log(transaction, positions))?;
@@ -241,8 +249,11 @@ impl State {
             })
             .collect();
         links.sort_unstable_by_key(|link| link.position);
-        for links in links.chunks(LOAD_SLICE) {
+        let mut rest = links.as_slice();
+        while !rest.is_empty() {
+            let (links, others) = rest.split_at(slice_length(rest));
             self.slice(|transaction| write_log(transaction, links))?;
+            rest = others;
         }
         Ok(())
     }
@@ -255,6 +266,16 @@ impl State {
         self.check_usable()?;
         self.change(write, |_| {})
     }
+}
+
+/// How many of these go into one transaction: one at least.
+fn slice_length(links: &[Link<'_>]) -> usize {
+    let mut bytes = 0;
+    let fits = |link: &&Link<'_>| {
+        bytes += link.key.len() + link.version.value.as_ref().map_or(0, Bytes::len);
+        bytes <= LOAD_SLICE_BYTES
+    };
+    links.iter().take(LOAD_SLICE).take_while(fits).count().max(1)
 }
 
 fn forget_range(transaction: &WriteTransaction, range: RangeId) -> Result<(), redb::Error> {

@@ -31,6 +31,9 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 /// Keys looked up at a time.
 pub const HEADS_AT_ONCE: usize = 256;
+/// So many received bytes are written to the disk at a time. Everything at once at the end would make
+/// the raft log wait, whose writes go through the same journal of the file system.
+const SYNC_BYTES: u64 = 4 << 20;
 /// The format of the stream.
 const FORMAT: u32 = 1;
 /// Before the content of a chunk: crc, number, kind.
@@ -160,18 +163,21 @@ impl Iterator for Chunks {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let (kind, content) = match &mut self.stage {
+        // What follows is written behind the place of the frame, so that nothing is copied again.
+        let mut chunk = BytesMut::with_capacity(FRAME_LEN);
+        chunk.put_bytes(0, FRAME_LEN);
+        let kind = match &mut self.stage {
             Stage::Header => {
                 let rows = self.disk.system(self.header.range).into_iter().collect();
                 self.stage = Stage::System(rows);
-                (Kind::Header, encode(&self.header))
+                chunk.put_slice(&encode(&self.header));
+                Kind::Header
             }
             Stage::System(rows) => {
-                let mut content = BytesMut::new();
-                while content.len() < CHUNK_BYTES {
+                while chunk.len() < CHUNK_BYTES {
                     let Some((key, value)) = rows.pop_front() else { break };
-                    put_bytes(&mut content, &key);
-                    put_bytes(&mut content, &value);
+                    put_bytes(&mut chunk, &key);
+                    put_bytes(&mut chunk, &value);
                     self.totals.system += 1;
                 }
                 if rows.is_empty() {
@@ -181,35 +187,36 @@ impl Iterator for Chunks {
                         from: Some(self.header.span.start.clone()),
                     };
                 }
-                (Kind::System, content)
+                Kind::System
             }
             Stage::Changes { .. } => {
-                let content = self.changes();
-                if content.is_empty() {
+                chunk.reserve(CHUNK_BYTES + CHUNK_BYTES / 4);
+                self.changes(&mut chunk);
+                if chunk.len() == FRAME_LEN {
                     self.stage = Stage::End;
                     return self.next();
                 }
-                (Kind::Changes, content)
+                Kind::Changes
             }
             Stage::End => {
                 self.stage = Stage::Done;
-                (Kind::End, encode(&self.totals))
+                chunk.put_slice(&encode(&self.totals));
+                Kind::End
             }
             Stage::Done => return None,
         };
-        Some(self.frame(kind, &content))
+        Some(self.frame(kind, chunk))
     }
 }
 
 impl Chunks {
-    /// Content of the next chunk of changes; empty at the end.
-    fn changes(&mut self) -> BytesMut {
-        let mut content = BytesMut::new();
+    /// Adds the content of the next chunk of changes; nothing at the end.
+    fn changes(&mut self, chunk: &mut BytesMut) {
         let mut last_key = None;
-        while content.len() < CHUNK_BYTES {
+        while chunk.len() < CHUNK_BYTES {
             let Some((change, previous)) = self.next_change() else { break };
             let same_key = last_key.as_ref() == Some(&change.key);
-            put_change(&mut content, &change, same_key);
+            put_change(chunk, &change, same_key);
             self.totals.changes += 1;
             self.totals.bytes += change.version.value.as_ref().map_or(0, Bytes::len) as u64;
             if let Stage::Changes { open, .. } = &mut self.stage {
@@ -217,7 +224,6 @@ impl Chunks {
             }
             last_key = Some(change.key);
         }
-        content
     }
 
     /// The next change and the position of its key's next older version to send.
@@ -249,12 +255,10 @@ impl Chunks {
         }
     }
 
-    fn frame(&mut self, kind: Kind, content: &[u8]) -> Bytes {
-        let mut chunk = BytesMut::with_capacity(FRAME_LEN + content.len());
-        chunk.put_u32(0);
-        chunk.put_u32(self.number);
-        chunk.put_u8(kind as u8);
-        chunk.put_slice(content);
+    /// Fills in what is before the content.
+    fn frame(&mut self, kind: Kind, mut chunk: BytesMut) -> Bytes {
+        chunk[4..8].copy_from_slice(&self.number.to_be_bytes());
+        chunk[8] = kind as u8;
         let crc = crc(&[&chunk[4..]]);
         chunk[..4].copy_from_slice(&crc.to_be_bytes());
         self.number += 1;
@@ -267,6 +271,8 @@ pub struct Staging {
     path: PathBuf,
     part: PathBuf,
     file: BufWriter<File>,
+    /// Bytes since the last ones went to the disk.
+    unsynced: u64,
     check: StreamCheck,
     finished: bool,
 }
@@ -279,6 +285,7 @@ impl Staging {
             path,
             part,
             file: BufWriter::new(file),
+            unsynced: 0,
             check: StreamCheck::default(),
             finished: false,
         })
@@ -294,7 +301,16 @@ impl Staging {
         self.file
             .write_all(&length.to_be_bytes())
             .and_then(|()| self.file.write_all(chunk))
-            .map_err(StorageError::io("write", &self.part))
+            .map_err(StorageError::io("write", &self.part))?;
+        self.unsynced += chunk.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.unsynced = 0;
+            self.file
+                .flush()
+                .and_then(|()| self.file.get_ref().sync_data())
+                .map_err(StorageError::io("write", &self.part))?;
+        }
+        Ok(())
     }
 
     /// True once the last chunk was pushed.
