@@ -8,6 +8,7 @@ use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
+use crate::level::Level;
 use crate::meta::{Merge, Move};
 use crate::request::{AlarmAction, AlarmKind};
 use crate::state::{Applied, Mutation};
@@ -361,6 +362,16 @@ pub enum MetaChange {
     },
     /// Allocate the id of a range that the cluster cuts off by itself.
     AllocateCut,
+    /// Every node understands this much: it may be used from now on.
+    Raise {
+        /// It.
+        level: Level,
+    },
+    /// Somebody wants a range to begin where the cluster has cut by itself: it stays so.
+    Pin {
+        /// The range.
+        range: RangeId,
+    },
 }
 
 impl Entry {

@@ -10,6 +10,7 @@ use crate::check::{Found, HashTask};
 use crate::error::Error;
 use crate::ids::{Index, NodeId, RangeId, ReplicaId, Revision};
 use crate::key::Span;
+use crate::level::Level;
 use crate::message::Message;
 use crate::read::ReadTask;
 use crate::request::{KeyValue, Request, Response};
@@ -61,6 +62,8 @@ pub enum Input {
     PeerConnected {
         /// The peer.
         peer: NodeId,
+        /// What it understands, of what this node understands.
+        level: Level,
     },
     /// The connection to a peer broke. `refused` says that its process is certainly gone
     /// (connection refused), which is a hint to campaign at once.

@@ -15,6 +15,7 @@ pub mod state;
 
 pub mod descriptor;
 
+pub mod level;
 pub mod load;
 
 pub mod measure;

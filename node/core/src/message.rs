@@ -142,6 +142,17 @@ pub enum Message {
     },
     /// What a replica says of a checkpoint, to the node that compares.
     Checked(Found),
+    /// What the ranges do that the sender leads, for the meta range's leader.
+    Loads(LoadReport),
+}
+
+/// Requests a second of the ranges that a node leads, but for the meta range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Those with the most, a bounded number of them.
+    pub ranges: Vec<(RangeId, u64)>,
+    /// All others together.
+    pub rest: u64,
 }
 
 /// A request on its way to the leaseholder of one range.

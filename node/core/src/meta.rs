@@ -11,6 +11,7 @@ mod directory;
 mod divergences;
 mod facts;
 mod leases;
+mod level;
 mod merging;
 mod nodes;
 mod policies;
@@ -30,6 +31,7 @@ use crate::command::{Change, Decision, MetaChange, MetaEntry};
 use crate::descriptor::{Facts, GrantBlock, NodeRecord, NodeState, RangeDescriptor, Registration};
 use crate::error::Error;
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, RequestId, Revision};
+use crate::level::Level;
 use crate::message::{InternalReply, Verdict};
 use crate::request::{AlarmAction, AlarmKind, Response};
 use crate::state::SystemRow;
@@ -98,6 +100,7 @@ pub struct MetaState {
     facts: BTreeMap<NodeId, Facts>,
     policies: Policies,
     automatic: Automatic,
+    level: Level,
 }
 
 impl MetaState {
@@ -174,6 +177,7 @@ impl MetaState {
                 Some(b'W') => {
                     state.wanted.insert(RangeId(id(key)?), read::<u64>(value)? as usize);
                 }
+                Some(&level::ROW) => state.level = read(value)?,
                 Some(&automatic::ROW) => state.automatic.load(RangeId(id(key)?)),
                 _ if state.merges.load(key, value)? => {}
                 // Also rows that every range has (descriptor, dedup, position).
@@ -285,6 +289,9 @@ impl MetaState {
             hash.value(&self.policies);
         }
         self.automatic.hash(&mut hash);
+        if self.level != Level::default() {
+            hash.value(&self.level);
+        }
         hash.finish()
     }
 
@@ -492,6 +499,11 @@ impl MetaState {
             MetaChange::Facts { node, facts } => {
                 MetaAnswer::Client(self.note_facts(*node, facts, rows))
             }
+            MetaChange::Raise { level } => {
+                self.raise(*level, rows);
+                MetaAnswer::Internal(InternalReply::Ok)
+            }
+            MetaChange::Pin { range } => MetaAnswer::Client(self.pin(*range, rows)),
             MetaChange::SetPolicy { prefix, copies, fewer } => {
                 MetaAnswer::Client(self.set_policy((prefix, *copies as usize), *fewer, rows))
             }

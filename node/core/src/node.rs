@@ -16,6 +16,7 @@ use crate::effects::{
 use crate::error::{Error, Misrouted};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision};
 use crate::leaseholder::{Asker, Cookie, Out, View};
+use crate::level::Level;
 use crate::message::{Message, Outcome, SequencerItem};
 use crate::meta::MetaState;
 use crate::read::{Origin, ReadTask, ReadWork};
@@ -33,6 +34,7 @@ mod draining;
 mod gather;
 mod growing;
 mod leadership;
+mod levels;
 mod lifetimes;
 mod loading;
 mod log_writes;
@@ -46,6 +48,7 @@ mod policies;
 mod ranking;
 pub mod recovery;
 mod replicas;
+mod reports;
 mod routing;
 mod serving;
 mod shrinking;
@@ -64,6 +67,7 @@ use messages::EarlyVote;
 use meta_service::{MetaService, Question};
 use planning::Planning;
 use replicas::Replicas;
+use reports::Reports;
 use routing::Router;
 use shrinking::Shaper;
 pub(crate) use splitting::Growth;
@@ -123,6 +127,8 @@ struct Peer {
     last_heard: Millis,
     last_sent: Millis,
     connected: bool,
+    /// Since the last connection.
+    level: Level,
     incarnation: u64,
     down: bool,
     down_since: Millis,
@@ -167,6 +173,7 @@ pub struct Node {
     departures: Departures,
     merging: Merging,
     shaper: Shaper,
+    reports: Reports,
     checks: Checks,
     unblock: BTreeSet<RangeId>,
     /// Requests of other nodes that waited for a lease which is here now.
@@ -181,6 +188,8 @@ pub struct Node {
     known_peers: Vec<(NodeId, String)>,
     /// When a hand-over of the sequencer counts as failed.
     resume_at: Millis,
+    /// The next attempt to raise the cluster's level.
+    raise_at: Millis,
     /// Where copies go (on the meta range's leader).
     planning: Planning,
     /// When a cut was asked for at this bound of a placement policy.
@@ -234,6 +243,7 @@ impl Node {
             departures: Departures::default(),
             merging: Merging::default(),
             shaper: Shaper::default(),
+            reports: Reports::default(),
             checks: Checks::default(),
             unblock: BTreeSet::new(),
             later: VecDeque::new(),
@@ -245,6 +255,7 @@ impl Node {
             counters: Counters::default(),
             known_peers: Vec::new(),
             resume_at: 0,
+            raise_at: 0,
             planning: Planning::default(),
             bounds_asked: BTreeMap::new(),
             forget_at: 0,
@@ -287,7 +298,7 @@ impl Node {
                 self.message(from, message, state);
             }
             Input::Persisted { sequence } => self.persisted(sequence),
-            Input::PeerConnected { peer } => self.peer_connected(peer, state),
+            Input::PeerConnected { peer, level } => self.peer_connected(peer, level, state),
             Input::PeerLost { peer, refused } => self.peer_lost(peer, refused),
             Input::ReadDone { gather, part, result } => self.gathered(gather, part, result),
             Input::SnapshotBuilt { range, to, applied } => self.snapshot_built(range, to, applied),

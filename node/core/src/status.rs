@@ -91,6 +91,8 @@ pub struct ReplicaStatus {
     pub asleep: bool,
     /// A transaction over several ranges has locked it.
     pub locked: bool,
+    /// Requests a second, if this node serves it.
+    pub rate: u64,
     /// Bytes of live data, if they were measured since this node has led it.
     pub size: Option<u64>,
     /// The watermark.
@@ -136,4 +138,6 @@ pub struct Counters {
     pub cuts_by_load: u64,
     /// Merges that this node, leading the meta range, began by itself.
     pub merges_begun: u64,
+    /// Changes of ranks that this node, leading the meta range, has asked for because of load.
+    pub ranks_by_load: u64,
 }

@@ -377,9 +377,9 @@ impl StoreLoop {
                     }
                 }
             }
-            Mail::Connected { peer, session } => {
+            Mail::Connected { peer, session, level } => {
                 self.sessions.insert(peer, session);
-                self.step(now, Input::PeerConnected { peer });
+                self.step(now, Input::PeerConnected { peer, level });
             }
             Mail::Lost { peer, refused } => {
                 self.sessions.remove(&peer);

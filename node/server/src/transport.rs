@@ -40,6 +40,7 @@ pub use waiting::Waiting;
 use frame::FrameBuilder;
 use hello::{Hello, Purpose};
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use holdfast_core::message::{InternalReply, Message, MetaRequest};
 use link::Link;
 use parking_lot::Mutex;
@@ -72,7 +73,7 @@ impl Local {
 /// What the transport tells. `connected` and `lost` are called with a lock held and must not wait.
 pub trait PeerEvents: Send + Sync + 'static {
     /// A session began: everything in it comes after this, with its number.
-    fn connected(&self, peer: NodeId, session: u64);
+    fn connected(&self, peer: NodeId, session: u64, level: Level);
 
     /// The session ended; or, when `refused`, it turned out after the end that nothing listens at
     /// the peer's address any more.

@@ -109,6 +109,7 @@ fn shape(options: &mut Options) {
         quiet_load: *[1, 1_000].choose(&mut rng).expect("not empty"),
         merge_after_ms: *[0, 300, 300, 1_000].choose(&mut rng).expect("not empty"),
         rank_every_ms: *[0, 200, 1_000].choose(&mut rng).expect("not empty"),
+        ranks_loads_after_ms: *[0, 1_000, 5_000].choose(&mut rng).expect("not empty"),
     };
 }
 

@@ -31,6 +31,7 @@ use holdfast_core::effects::{ClientToken, Effects, Input, Millis, WatchEffect, W
 use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
 use holdfast_core::key::Span;
+use holdfast_core::level::Level;
 use holdfast_core::message::{self, Message};
 use holdfast_core::node::Shaping;
 use holdfast_core::read::ReadTask;
@@ -79,6 +80,8 @@ pub struct Options {
     pub shaping: Shaping,
     /// Disks.
     pub disk: DiskDelays,
+    /// Nodes of older versions, as far as that is what they say; all others are of this one.
+    pub older: BTreeMap<NodeId, Level>,
     /// A deliberate fault of the world that breaks its contract with the core.
     pub sabotage: Option<Sabotage>,
     /// Print events.
@@ -99,6 +102,7 @@ impl Options {
             check_every_ms: 0,
             shaping: Shaping::NONE,
             disk: DiskDelays { sync_max: 2, slow_one_in: 0, slow_max: 0, flush_max: 1000 },
+            older: BTreeMap::new(),
             sabotage: None,
             verbose: false,
         }
@@ -477,7 +481,8 @@ impl World {
             }
             NodeEvent::Connected { peer, session } => {
                 self.sim(node).sessions.insert(peer, session);
-                self.step(node, Input::PeerConnected { peer });
+                let level = self.options.older.get(&peer).copied().unwrap_or(Level::NEWEST);
+                self.step(node, Input::PeerConnected { peer, level });
             }
             NodeEvent::Lost { peer, refused } => {
                 self.sim(node).sessions.remove(&peer);

@@ -16,6 +16,7 @@ const SHAPING: Shaping = Shaping {
     quiet_load: 7,
     merge_after_ms: 5_000,
     rank_every_ms: 500,
+    ranks_loads_after_ms: 15_000,
 };
 
 struct Bench {
@@ -170,4 +171,66 @@ fn nothing_is_merged_while_a_node_is_away() {
     assert_eq!(bench.ranges(), cut);
     bench.world.restart(NodeId(3), 10);
     bench.until(300, "merges", |bench| bench.ranges() == [1, 2, 3, 4]);
+}
+
+#[test]
+fn leaders_are_even_by_load_where_they_are_by_number() {
+    let shaping = Shaping { split_load: 100_000, merge_after_ms: 0, ..SHAPING };
+    let mut bench = Bench::new(6, shaping, 0);
+    for key in ["k2", "k4", "k5", "k7", "k8"] {
+        let key = Bytes::from_static(key.as_bytes());
+        let by_hand = Request::Admin(AdminOp::Split { key });
+        bench.world.ask(NodeId(1), by_hand).expect("nothing speaks against it");
+    }
+    bench.until(30, "even leaders", |bench| convergence::even(&bench.world).is_ok());
+    // All load is on the ranges of one node.
+    let leader = |bench: &Bench, start: &str| {
+        let ranges = bench.status().ranges;
+        let range = ranges.iter().find(|range| range.descriptor.span.start == start.as_bytes());
+        range.and_then(|range| range.leaseholder)
+    };
+    let all: Vec<String> = ["", "k2", "k3", "k4", "k5", "k6", "k7", "k8"].map(String::from).into();
+    let on = |bench: &Bench, node| {
+        let led = |start: &&String| leader(bench, start) == Some(NodeId(node));
+        all.iter().filter(led).cloned().collect::<Vec<_>>()
+    };
+    let most = (1..=3).map(|node| on(&bench, node)).max_by_key(Vec::len).expect("three nodes");
+    assert!(most.len() >= 2, "{most:?}");
+    bench.load(70, |number| format!("{}/{number}", most[number as usize % most.len()]));
+    assert_eq!(bench.failed, 0);
+    let leaders: Vec<_> = most.iter().map(|start| leader(&bench, start)).collect();
+    let distinct: std::collections::BTreeSet<_> = leaders.iter().collect();
+    assert_eq!(distinct.len(), most.len().min(3), "{most:?} are led by {leaders:?}");
+    convergence::even(&bench.world).expect("numbers are even, too");
+    let changes = |bench: &Bench| -> u64 {
+        let of = |node| bench.world.status(NodeId(node)).expect("it runs").counters.ranks_by_load;
+        (1..=3).map(of).sum()
+    };
+    let done = changes(&bench);
+    assert!((1..=6).contains(&done), "{done}");
+    bench.load(60, |number| format!("{}/{number}", most[number as usize % most.len()]));
+    assert_eq!(changes(&bench), done, "it stays so");
+    assert_eq!(bench.failed, 0);
+}
+
+#[test]
+fn a_cut_that_somebody_asks_for_later_stays() {
+    let mut bench = Bench::new(7, SHAPING, 0);
+    bench.load(40, scattered);
+    let status = bench.status();
+    let cut = status
+        .ranges
+        .iter()
+        .map(|range| &range.descriptor)
+        .find(|range| range.id.0 > 4 && range.span.start.starts_with(b"k1/"));
+    let cut = cut.expect("it was cut by load");
+    let (range, key) = (cut.id, cut.span.start.clone());
+    let split = || Request::Admin(AdminOp::Split { key: key.clone() });
+    let answer = bench.world.ask(NodeId(2), split()).expect("it is there, and stays");
+    assert!(format!("{answer:?}").contains("starts there already"), "{answer:?}");
+    bench.until(300, "merges", |bench| bench.ranges() == [1, 2, 3, 4, range.0]);
+    bench.run(30_000);
+    assert_eq!(bench.ranges(), [1, 2, 3, 4, range.0]);
+    let again = bench.world.ask(NodeId(2), split());
+    assert!(again.is_err(), "as for any cut by hand: {again:?}");
 }

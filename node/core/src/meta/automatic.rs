@@ -1,5 +1,5 @@
 //! Which ranges begin at a cut that nobody asked for: these, and no others, the cluster may merge with
-//! their left neighbours again.
+//! their left neighbours again, unless somebody asks for the same cut later.
 //!
 //! Invariants: a range is one of them from before it exists, or never; one that is not known here was
 //! cut by hand. What becomes of no range (the cut failed) is forgotten after a while.
@@ -7,7 +7,9 @@
 use super::{MetaState, row};
 use crate::check::Fingerprint;
 use crate::descriptor::RangeDescriptor;
+use crate::error::Error;
 use crate::ids::RangeId;
+use crate::request::Response;
 use crate::state::SystemRow;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -58,6 +60,30 @@ impl MetaState {
         self.automatic.0.contains(&range)
     }
 
+    /// Somebody wants the range to begin where it does.
+    ///
+    /// # Errors
+    /// The reason why it cannot be promised.
+    pub(super) fn pin(
+        &mut self,
+        range: RangeId,
+        rows: &mut Vec<SystemRow>,
+    ) -> Result<Response, Error> {
+        if !self.logged.contains_key(&range) {
+            return Err(Error::Refused(format!("there is no range {range}")));
+        }
+        if self.merges.of(range).is_some_and(|merge| merge.right == range) {
+            let error = format!("{range} is being taken in by its left neighbour: try again");
+            return Err(Error::Refused(error));
+        }
+        self.automatic.forget(range, rows);
+        let message = format!(
+            "{range} starts there already, as the cluster has cut by itself: from now on it is not merged \
+             with its left neighbour again, but by hand"
+        );
+        Ok(Response::Admin { message })
+    }
+
     /// The next range after `range`, by id, that begins at such a cut.
     pub fn automatic_after(&self, range: RangeId) -> Option<RangeId> {
         let after = (Bound::Excluded(range), Bound::Unbounded);
@@ -78,6 +104,7 @@ mod tests {
     use crate::command::{MetaChange, MetaEntry};
     use crate::ids::{META_RANGE, NodeId, RequestId};
     use crate::key::Span;
+    use crate::meta::Merge;
     use bytes::Bytes;
     use std::collections::BTreeMap;
 
@@ -125,6 +152,15 @@ mod tests {
             assert_eq!(meta.left_of(&meta.ranges()[&RangeId(2)]), None);
             assert_ne!(meta.fingerprint(), plain);
         }
+        let mut pinned = meta.clone();
+        let mut its = rows.clone();
+        apply(&mut pinned, &mut its, MetaChange::Pin { range: cut });
+        assert!(!pinned.is_automatic(cut) && !loaded(&its).is_automatic(cut), "as by hand");
+        let (left, right) = (by_hand, cut);
+        let merge = Merge { left, right, generations: None };
+        apply(&mut pinned, &mut its, MetaChange::Merge(merge));
+        assert!(pinned.pin(cut, &mut its).is_err(), "it may be gone soon");
+        assert!(pinned.pin(by_hand, &mut its).is_ok(), "that one stays");
         let gone = vec![cut];
         let whole = RangeDescriptor { generation: 2, ..range(by_hand, "m", None) };
         let absorb = MetaChange::Absorb { descriptor: whole, term: 2, node: NodeId(1), gone };

@@ -9,6 +9,7 @@ use crate::effects::Millis;
 use crate::error::{Error, Misrouted};
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Term};
 use crate::leaseholder::{self, Asker};
+use crate::level::Level;
 use crate::message::{
     Message, MetaRequest, Outcome, RangeRequest, RoutedRequest, SequencerItem, SequencerItemKind,
 };
@@ -59,6 +60,7 @@ impl Node {
         self.meta_tick();
         self.splitting_tick();
         self.loading_tick();
+        self.report_tick();
         self.check_tick();
     }
 
@@ -143,10 +145,11 @@ impl Node {
         }
     }
 
-    pub(super) fn peer_connected(&mut self, peer: NodeId, state: &dyn StateReads) {
+    pub(super) fn peer_connected(&mut self, peer: NodeId, level: Level, state: &dyn StateReads) {
         self.heard(peer);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.connected = true;
+            known.level = level;
         }
         let incarnation = self.config.incarnation;
         self.send(peer, Message::Heartbeat { incarnation });

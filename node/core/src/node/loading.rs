@@ -12,6 +12,7 @@ use super::routing::Owner;
 use crate::effects::Millis;
 use crate::ids::META_RANGE;
 use crate::key::Span;
+use crate::level::Level;
 use crate::load::Division;
 use crate::message::{MetaRequest, RangeRequest};
 use crate::replica::Replica;
@@ -34,6 +35,9 @@ pub struct Shaping {
     /// Between two looks at who should lead which range, in milliseconds; 0 is never, and so it is with
     /// neither cuts by load nor merges.
     pub rank_every_ms: Millis,
+    /// Leaders that are even by number are spread by load when nothing has changed who leads for so
+    /// long, in milliseconds: the averages have to follow first. 0 is never.
+    pub ranks_loads_after_ms: Millis,
 }
 
 impl Default for Shaping {
@@ -45,6 +49,7 @@ impl Default for Shaping {
             quiet_load: 0,
             merge_after_ms: 300_000,
             rank_every_ms: 1_000,
+            ranks_loads_after_ms: 20_000,
         }
         .cut_at(10_000)
     }
@@ -59,6 +64,7 @@ impl Shaping {
         quiet_load: 0,
         merge_after_ms: 0,
         rank_every_ms: 0,
+        ranks_loads_after_ms: 0,
     };
 
     /// The same with cuts at so many requests a second; 0 is never. Two ranges that do next to nothing
@@ -113,6 +119,8 @@ impl Node {
         let mut leaders = self.meta.nodes().values().filter(|record| record.state.may_lead());
         // Nobody else could lead one of the pieces.
         let alone = leaders.nth(1).is_none();
+        // Not every node could read of them.
+        let unknown = self.meta.level() < Level::SHAPING;
         let mut cuts = Vec::new();
         // A range with load does not sleep.
         for range in &self.awake {
@@ -122,7 +130,11 @@ impl Node {
             }
             let growth = &mut replica.growth;
             growth.load.roll(now, shaping.split_load, shaping.quiet_load);
-            if alone || now < growth.busy_until || !growth.load.is_hot(now, shaping.load_lasts_ms) {
+            if alone
+                || unknown
+                || now < growth.busy_until
+                || !growth.load.is_hot(now, shaping.load_lasts_ms)
+            {
                 continue;
             }
             if let Division::At(key) = growth.load.divide(now, shaping.load_rests_ms) {

@@ -23,6 +23,7 @@ use crate::error::Misrouted;
 use crate::ids::{Index, META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
 use crate::key::Span;
 use crate::leaseholder::{Asked, Asker, Work};
+use crate::level::Level;
 use crate::message::{InternalReply, Outcome, RangeRequest, RoutedRequest};
 use crate::meta::{Merge, Move, policy_name};
 use crate::replica::Replica;
@@ -115,6 +116,7 @@ impl Node {
             return Err(format!("{left} is the last range: name its left neighbour"));
         };
         let merge = Merge { left, right: right.id, generations: None };
+        self.check_level(Level::SHAPING)?;
         if descriptor.span.end.as_ref() != Some(&right.span.start) {
             return Err(format!("{left} is being cut: try again"));
         }

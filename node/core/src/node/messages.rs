@@ -66,6 +66,7 @@ impl Node {
             Message::Tombstone { range, replica } => self.told_removed(from, range, replica),
             Message::AmIRemoved { range, replica } => self.asked_removed(from, range, replica),
             Message::Checked(found) => self.checked(from, found),
+            Message::Loads(report) => self.reported(from, report),
         }
     }
 

@@ -8,6 +8,7 @@
 use super::Node;
 use super::planning::Planning;
 use super::routing::Owner;
+use super::shrinking::Shaper;
 use super::transactions::Sweeper;
 use crate::command::{MetaChange, MetaEntry};
 use crate::descriptor::{NodeRecord, NodeState};
@@ -15,8 +16,8 @@ use crate::effects::Millis;
 use crate::error::{Error, Misrouted};
 use crate::ids::{LeaseId, META_RANGE, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::leaseholder::{Asker, Out};
-use crate::message::MetaRequest;
-use crate::message::{InternalReply, Outcome, RangeRequest};
+use crate::level::Level;
+use crate::message::{InternalReply, MetaRequest, Outcome, RangeRequest};
 use crate::meta::{LeaseRecord, MetaAnswer, Move};
 use crate::replica::Lease;
 use crate::request::{AdminOp, AlarmAction, Request, Response};
@@ -145,6 +146,7 @@ impl Node {
                     self.out.misrouted(asker, reason.clone());
                 }
                 self.service = MetaService::default();
+                self.shaper = Shaper::default();
             }
             return;
         }
@@ -253,6 +255,10 @@ impl Node {
                 self.change_for(asker, id, change);
             }
             MetaRequest::AllocateRange => self.change_for(asker, id, MetaChange::AllocateRange),
+            // As older versions know it: the cut stays.
+            MetaRequest::AllocateCut if self.meta.level() < Level::SHAPING => {
+                self.change_for(asker, id, MetaChange::AllocateRange);
+            }
             MetaRequest::AllocateCut => self.change_for(asker, id, MetaChange::AllocateCut),
             request @ MetaRequest::Commit { .. } => self.serve_commit(asker, id, request),
             MetaRequest::Settle { txn, range } => {
@@ -340,13 +346,30 @@ impl Node {
                     }
                 }
             }
-            Request::Admin(
-                AdminOp::Split { .. } | AdminOp::Transfer { .. } | AdminOp::Check { .. },
-            )
-            | Request::Kv(_) => {
+            Request::Admin(AdminOp::Split { key }) => self.serve_pin(asker, id, &key),
+            Request::Admin(AdminOp::Transfer { .. } | AdminOp::Check { .. }) | Request::Kv(_) => {
                 let error = Error::Refused("not a request for the meta range".to_owned());
                 self.outcome(asker, Outcome::Done(Err(error)));
             }
+        }
+    }
+
+    /// Somebody wants a cut where the cluster has made one by itself.
+    fn serve_pin(&mut self, asker: Asker, id: RequestId, key: &[u8]) {
+        let range = self.meta.range_of(key).filter(|range| range.span.start == key);
+        let found = self.check_level(Level::SHAPING).and_then(|()| match range {
+            Some(range) if self.meta.is_automatic(range.id) => Ok(range.id),
+            _ => Err(format!(
+                "the cluster has not cut at {} by itself, or not any more: try again",
+                crate::key::printable(key)
+            )),
+        });
+        match found {
+            Ok(range) => {
+                self.shaper.pinned.insert(range);
+                self.change_for(asker, id, MetaChange::Pin { range });
+            }
+            Err(reason) => self.outcome(asker, Outcome::Done(Err(Error::Refused(reason)))),
         }
     }
 
@@ -395,6 +418,9 @@ impl Node {
                     self.watch_range_moved(range, registered.node);
                 }
                 self.retry_waiting();
+            }
+            MetaChange::Pin { range } => {
+                self.shaper.pinned.remove(range);
             }
             MetaChange::LeaseAttach { id, range } => self.sequencer.attached(*id, *range),
             MetaChange::LeaseGrant { id, ttl } if self.sequencer.is_active() => {
@@ -623,6 +649,7 @@ impl Node {
         if !self.sequencer.is_active() {
             return;
         }
+        self.raise_level();
         self.expire_drains();
         self.plan_members();
         self.merging_tick();

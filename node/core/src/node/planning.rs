@@ -83,6 +83,8 @@ impl Planning {
             | MetaChange::Takeover { .. }
             | MetaChange::AllocateRange
             | MetaChange::AllocateCut
+            | MetaChange::Raise { .. }
+            | MetaChange::Pin { .. }
             | MetaChange::LeaseGrant { .. }
             | MetaChange::LeaseRevoking { .. }
             | MetaChange::LeaseRemoved { .. }

@@ -22,9 +22,11 @@ use crate::effects::Millis;
 use crate::error::Misrouted;
 use crate::ids::{META_RANGE, RangeId, RequestId};
 use crate::leaseholder::Asker;
+use crate::level::Level;
 use crate::message::{InternalReply, Outcome, RangeRequest};
 use crate::meta::Merge;
 use crate::read::{Origin, ReadTask, ReadWork};
+use std::collections::BTreeSet;
 
 /// Two ranges are small if together they hold less than this part of what one may.
 const SMALL_PART: u64 = 4;
@@ -54,6 +56,10 @@ struct Pair {
 pub(super) struct Shaper {
     /// The next look at ranks.
     pub(super) rank_at: Millis,
+    /// The next look at ranks by load; 0: not known yet.
+    pub(super) loads_at: Millis,
+    /// Ranges that are to stay, as the log is about to say.
+    pub(super) pinned: BTreeSet<RangeId>,
     /// The last range looked at.
     last: RangeId,
     pair_at: Millis,
@@ -72,7 +78,8 @@ impl Node {
     /// Goes on with the next pair.
     pub(super) fn shrinking_tick(&mut self) {
         let quiet_for = self.config.shaping.merge_after_ms;
-        if quiet_for == 0 || self.now < self.shaper.pair_at {
+        let known = self.meta.level() >= Level::SHAPING;
+        if quiet_for == 0 || !known || self.now < self.shaper.pair_at {
             return;
         }
         self.shaper.pair_at = self.now + self.config.tick_ms;
@@ -105,6 +112,7 @@ impl Node {
             copies.is_none_or(|copies| range.voters().count() >= copies)
         };
         let may = self.meta.is_automatic(right)
+            && !self.shaper.pinned.contains(&right)
             && self.meta.merges().under_way().is_empty()
             && self.all_in_service()
             && whole(descriptor)

@@ -12,6 +12,7 @@ use super::loading::Reason;
 use super::routing::Owner;
 use crate::effects::Millis;
 use crate::ids::{META_RANGE, RangeId};
+use crate::level::Level;
 use crate::load::Load;
 use crate::measure::Measure;
 use crate::message::{MetaRequest, RangeRequest};
@@ -104,8 +105,18 @@ impl Node {
         self.internal_request(
             Owner::Cut(range, key, Reason::Size),
             META_RANGE,
-            RangeRequest::Meta(MetaRequest::AllocateCut),
+            RangeRequest::Meta(self.allocate_cut()),
         );
+    }
+
+    /// Asks for the id of a range that is cut off by itself; older versions do not know that such cuts
+    /// are told from others.
+    fn allocate_cut(&self) -> MetaRequest {
+        if self.meta.level() < Level::SHAPING {
+            MetaRequest::AllocateRange
+        } else {
+            MetaRequest::AllocateCut
+        }
     }
 
     /// There is an id for the new range.

@@ -3,6 +3,7 @@
 use super::Node;
 use crate::descriptor::{NodeState, RangeDescriptor};
 use crate::ids::{META_RANGE, RangeId};
+use crate::level::Level;
 use crate::replica::Replica;
 use crate::status::{RangeStatus, ReplicaStatus, Status};
 use std::sync::Arc;
@@ -91,7 +92,11 @@ impl Node {
         }
         let steps = self.planning.plan().steps.iter().map(|step| (step.range, step.to_string()));
         let held = self.planning.plan().held.iter();
-        steps.chain(held.map(|(range, why)| (*range, format!("{range}: {why}")))).collect()
+        let level = self.check_level(Level::NEWEST).err();
+        let level =
+            level.map(|why| (META_RANGE, format!("no merges, cuts by load and new ranks: {why}")));
+        let held = held.map(|(range, why)| (*range, format!("{range}: {why}")));
+        steps.chain(held).chain(level).collect()
     }
 
     fn replica_status(&self, replica: &Replica) -> ReplicaStatus {
@@ -118,6 +123,11 @@ impl Node {
             applied: replica.applied.index,
             asleep: replica.asleep,
             locked: replica.intent.is_some(),
+            rate: if replica.holds_lease() && !replica.asleep {
+                replica.growth.load.rate()
+            } else {
+                0
+            },
             size: replica.growth.size.map(|size| size + replica.growth.written),
             watermark: replica.leaseholder.watermark().max(replica.revision),
             followers,

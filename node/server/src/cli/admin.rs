@@ -234,13 +234,14 @@ pub(super) async fn until(
 }
 
 pub(super) fn nodes(args: ClientArgs) -> Result<(), Failure> {
-    const COLUMNS: [Column; 9] = [
+    const COLUMNS: [Column; 10] = [
         ("NODE", &["id", "node"]),
         ("NAME", &["name"]),
         ("STATE", &["state"]),
         ("REACHABLE", &["reachable"]),
         ("RANGES", &["ranges"]),
         ("LEADERS", &["leaders"]),
+        ("REQUESTS/S", &["requestsPerSecond"]),
         ("DOMAIN", &["failureDomain"]),
         ("CLIENT", &["clientAddress"]),
         ("PEER", &["peerAddress"]),

@@ -55,6 +55,11 @@ impl Collector for StatusCollector {
                 "Merges that nobody asked for, begun here",
                 counters.merges_begun,
             ),
+            (
+                "holdfast_ranks_by_load",
+                "Leaders changed because of load, as asked for here",
+                counters.ranks_by_load,
+            ),
         ];
         write_counters(&mut encoder, rows)?;
         write_gauges(&mut encoder, gauges(&status))

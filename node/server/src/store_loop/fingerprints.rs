@@ -107,6 +107,7 @@ mod tests {
             applied,
             asleep: false,
             locked: false,
+            rate: 0,
             size: None,
             watermark: 20,
             followers: Vec::new(),

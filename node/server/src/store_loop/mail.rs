@@ -5,6 +5,7 @@ use crate::mailbox::Mailbox;
 use crate::transport::{PeerEvents, SnapshotReceiver};
 use holdfast_core::effects::Input;
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use holdfast_core::message::{InternalReply, Message, MetaRequest};
 use std::io;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub enum Mail {
         peer: NodeId,
         /// The session's number.
         session: u64,
+        /// What the peer and this node understand.
+        level: Level,
     },
     /// A session with a peer ended.
     Lost {
@@ -93,8 +96,8 @@ impl PeerMail {
 }
 
 impl PeerEvents for PeerMail {
-    fn connected(&self, peer: NodeId, session: u64) {
-        self.inbox.post(Mail::Connected { peer, session });
+    fn connected(&self, peer: NodeId, session: u64, level: Level) {
+        self.inbox.post(Mail::Connected { peer, session, level });
     }
 
     fn lost(&self, peer: NodeId, refused: bool) {

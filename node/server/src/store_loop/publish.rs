@@ -101,6 +101,7 @@ fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
                 leaseholder: replica.leaseholder,
                 caught_up: caught_up(replica, status.node),
                 bytes_remaining: bytes_remaining(replica),
+                rate: replica.rate,
                 size: replica.size,
                 sent: sent_of(replica.range),
             })

@@ -9,6 +9,7 @@
 use super::frame::{FrameReader, invalid, write_frame};
 use super::stream::PeerStream;
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use std::time::Duration;
 /// First bytes of every connection, so that a stray client is told from a peer.
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 
-/// The newest protocol spoken here.
-const VERSION: u16 = 1;
+/// The newest protocol spoken here: what this build understands of messages and log entries.
+const VERSION: u16 = Level::NEWEST.0;
 
 /// The oldest protocol understood here.
 const VERSION_OLDEST: u16 = 1;
@@ -89,6 +90,8 @@ pub(super) struct Agreed {
     pub node: NodeId,
     /// Its incarnation.
     pub incarnation: u64,
+    /// What both understand.
+    pub level: Level,
 }
 
 impl Hello {
@@ -139,7 +142,7 @@ pub(super) fn greet(stream: &PeerStream, hello: &Hello) -> io::Result<Agreed> {
             if !(VERSION_OLDEST..=VERSION).contains(&version) {
                 return Err(invalid(format!("the peer chose protocol version {version}")));
             }
-            Ok(Agreed { node, incarnation })
+            Ok(Agreed { node, incarnation, level: Level(version) })
         }
         Welcome::Refused(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
         Welcome::Removed => Err(io::Error::new(io::ErrorKind::PermissionDenied, Removed)),

@@ -12,11 +12,12 @@
 //! Raft repeats by itself is dropped, above the second the session ends.
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuilder, FrameReader, decode_messages};
-use super::hello::{self, Hello};
+use super::hello::{self, Agreed, Hello};
 use super::stream::{PeerStream, PeerTls, Wrote};
 use super::{Local, PeerEvents};
 use holdfast_core::error::Error;
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use holdfast_core::message::{Message, Outcome};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -95,6 +96,7 @@ struct State {
 struct Outgoing {
     stream: Arc<PeerStream>,
     incarnation: u64,
+    level: Level,
 }
 
 struct Incoming {
@@ -308,7 +310,8 @@ impl Link {
         if state.stopped {
             return Ok(());
         }
-        state.out = Some(Outgoing { stream: Arc::new(stream), incarnation: agreed.incarnation });
+        let Agreed { incarnation, level, .. } = agreed;
+        state.out = Some(Outgoing { stream: Arc::new(stream), incarnation, level });
         self.pair_up(&mut state);
         Ok(())
     }
@@ -414,12 +417,13 @@ impl Link {
             self.changed.notify_all();
             return;
         }
+        let level = out.level;
         state.session += 1;
         state.up_since = Some(Instant::now());
         state.up = true;
         state.tell_refused = false;
         info!(peer = %self.peer, address = state.address, "peer connected");
-        self.events.connected(self.peer, state.session);
+        self.events.connected(self.peer, state.session, level);
         self.changed.notify_all();
     }
 
@@ -456,6 +460,9 @@ impl Link {
 fn is_repeated(message: &Message) -> bool {
     matches!(
         message,
-        Message::Raft { .. } | Message::Heartbeat { .. } | Message::SequencerHint { .. }
+        Message::Raft { .. }
+            | Message::Heartbeat { .. }
+            | Message::SequencerHint { .. }
+            | Message::Loads(_)
     )
 }

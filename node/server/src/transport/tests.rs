@@ -5,6 +5,7 @@ use crate::tls::tests::{Authority, files};
 use crate::tls::{Side, Tls};
 use bytes::Bytes;
 use holdfast_core::ids::{RangeId, ReplicaId};
+use holdfast_core::level::Level;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ impl Recorder {
 }
 
 impl PeerEvents for Recorder {
-    fn connected(&self, peer: NodeId, _session: u64) {
+    fn connected(&self, peer: NodeId, _session: u64, level: Level) {
+        assert_eq!(level, Level::NEWEST);
         self.see(Seen::Connected(peer));
     }
 

@@ -7,6 +7,7 @@ use crate::effects::{ClientToken, Millis};
 use crate::error::Error;
 use crate::ids::{META_RANGE, RangeId, Revision};
 use crate::key::Span;
+use crate::level::Level;
 use crate::message::{MetaRequest, RangeRequest};
 use crate::node::Node;
 use crate::node::gather::collect_reads;
@@ -60,6 +61,13 @@ impl Node {
         state: &dyn StateReads,
     ) {
         let sequence = match op {
+            // The cut is there: only the directory has to know that somebody wants it.
+            AdminOp::Split { key } if self.may_pin(&key) => self.enqueue(
+                Owner::Client(token),
+                Place::Meta,
+                RangeRequest::Meta(MetaRequest::Client(Request::Admin(AdminOp::Split { key }))),
+                deadline,
+            ),
             AdminOp::Split { key } => self.enqueue(
                 Owner::SplitId(token, key),
                 Place::Meta,
@@ -95,6 +103,13 @@ impl Node {
             ),
         };
         self.dispatch(sequence, state);
+    }
+
+    /// Does a range begin here, because the cluster has cut by itself?
+    fn may_pin(&self, key: &[u8]) -> bool {
+        let range = self.meta.range_of(key).filter(|range| range.span.start == key);
+        self.meta.level() >= Level::SHAPING
+            && range.is_some_and(|range| self.meta.is_automatic(range.id))
     }
 
     fn client_op(&mut self, token: ClientToken, deadline: Millis, op: Op, state: &dyn StateReads) {

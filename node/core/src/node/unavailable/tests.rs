@@ -5,6 +5,7 @@ use crate::bootstrap::{Plan, START};
 use crate::descriptor::{NodeRecord, NodeState};
 use crate::effects::{Input, LogReads, ReplicaBoot};
 use crate::ids::Index;
+use crate::level::Level;
 use crate::message::Message;
 use crate::node::Config;
 use crate::request::{Op, PutOp, RangeOp, Request, Response};
@@ -77,7 +78,7 @@ impl Bench {
             self.now += 10;
             if self.now.is_multiple_of(100) {
                 for from in self.heard.clone() {
-                    self.step(Input::PeerConnected { peer: from });
+                    self.step(Input::PeerConnected { peer: from, level: Level::NEWEST });
                     let message = Message::Heartbeat { incarnation: 7 };
                     self.step(Input::Message { from, message });
                 }

@@ -132,6 +132,8 @@ pub(super) struct NodeJson {
     drain_ttl_seconds: Option<u64>,
     ranges: usize,
     leaders: usize,
+    /// Requests a second of the ranges that it leads, but for the meta range.
+    requests_per_second: u64,
     /// Bytes that may be written before its disk counts as full; `null` while it does not answer.
     room_bytes: Option<u64>,
     /// Bytes of its data; `null` while it does not answer.
@@ -158,6 +160,8 @@ pub(super) struct RangeJson {
     kind: &'static str,
     state: &'static str,
     leader: Option<u64>,
+    /// Requests that its leader takes in a second; 0 of the meta range.
+    requests_per_second: u64,
     term: Option<u64>,
     generation: u64,
     replicas: Vec<ReplicaJson>,
@@ -342,6 +346,12 @@ impl Cluster {
                 .filter(|range| range.descriptor.replica_on(node.id).is_some())
                 .count(),
             leaders: self.ranges.iter().filter(|range| range.leader() == Some(node.id)).count(),
+            requests_per_second: self
+                .ranges
+                .iter()
+                .filter(|range| range.leader() == Some(node.id))
+                .map(Range::rate)
+                .sum(),
             room_bytes: self.disks.get(&node.id).and_then(|(room, _)| *room),
             data_bytes: self.disks.get(&node.id).map(|(_, data)| *data),
             client_address: node.client_address.clone(),
@@ -455,6 +465,7 @@ impl Cluster {
                 "Degraded"
             },
             leader: range.leader().map(|node| node.0),
+            requests_per_second: range.rate(),
             term: range.leaseholder.as_ref().map(|(_, view)| view.term),
             generation: descriptor.generation,
             replicas: replicas.collect(),
@@ -544,6 +555,11 @@ impl From<&Divergence> for DivergedJson {
 }
 
 impl Range {
+    /// Requests a second.
+    fn rate(&self) -> u64 {
+        self.leaseholder.as_ref().map_or(0, |(_, view)| view.rate)
+    }
+
     fn leader(&self) -> Option<NodeId> {
         self.leaseholder.as_ref().map(|(node, _)| *node)
     }

@@ -294,6 +294,9 @@ pub struct RangeView {
     pub caught_up: Vec<NodeId>,
     /// Only where `leaseholder`: about how many bytes of log the other copies still lack.
     pub bytes_remaining: u64,
+    /// Requests a second, where `leaseholder`. Older nodes do not tell.
+    #[serde(default)]
+    pub rate: u64,
     /// Bytes of live data, if they were measured. Older nodes do not tell.
     #[serde(default)]
     pub size: Option<u64>,

@@ -20,6 +20,7 @@ fn copy(descriptor: &RangeDescriptor, applied: u64) -> RangeView {
         leaseholder: false,
         caught_up: Vec::new(),
         bytes_remaining: 0,
+        rate: 0,
         size: None,
         sent: 0,
     }
@@ -47,6 +48,7 @@ fn bench() -> Bench {
         asleep: false,
         locked: false,
         frozen: false,
+        rate: 0,
         size: None,
         watermark: 0,
         followers: Vec::new(),

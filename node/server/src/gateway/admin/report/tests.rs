@@ -40,6 +40,7 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
             leaseholder: range == id,
             caught_up: caught_up.iter().map(|node| NodeId(*node)).collect(),
             bytes_remaining: if range == id { 7 } else { 0 },
+            rate: 0,
             size: None,
             sent: 0,
         })
