@@ -29,8 +29,7 @@ import (
 const (
 	// manyRanges are the ranges of the cluster that shows what one costs.
 	manyRanges = 10_000
-	// documentBytes of each value: a larger object of Kubernetes. Holdfast keeps a value of exactly 64 KiB
-	// in a page of 128 KiB.
+	// documentBytes of each value: a larger object of Kubernetes.
 	documentBytes = 8000
 	// reprotectBytes is what each node holds before one of them is lost.
 	reprotectBytes = 1 << 30

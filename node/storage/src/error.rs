@@ -44,13 +44,13 @@ pub enum StorageError {
         what: &'static str,
     },
     /// The data was written by a version that this one does not know.
-    #[error("the {what} has format {found}; this version reads format {known} only")]
+    #[error("the {what} has format {found}; this version reads formats up to {known}")]
     Format {
         /// Which data.
         what: &'static str,
         /// The format on disk.
         found: u64,
-        /// The format of this version.
+        /// The newest format that this version reads.
         known: u64,
     },
     /// What was read back is not what was written.

@@ -23,6 +23,8 @@ mod tables;
 
 mod rows;
 
+mod parts;
+
 mod flush;
 
 mod read;
@@ -240,6 +242,9 @@ mod model;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod format_tests;
 
 #[cfg(test)]
 mod crash_tests;

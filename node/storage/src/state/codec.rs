@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! heads    key                              -> revision sub create version lease bits crc
-//! log      revision sub                     -> crc bits create version [lease] [previous] key_len key value
+//! log      revision sub                     -> crc bits create version [lease] [previous] [parts] key_len key value
 //! history  escape(key) 0x00 0x01 rev sub    -> ()
 //! leases   lease key                        -> ()
 //! system   range key                        -> bytes
 //! ```
 
+use crate::state::parts::Parts;
 use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::printable;
@@ -82,6 +83,7 @@ const HISTORY_EVERY: u64 = 16;
 const TOMBSTONE_BIT: u8 = 0x80;
 const LEASE_BIT: u8 = 0x40;
 const PREVIOUS_BIT: u8 = 0x20;
+const PARTS_BIT: u8 = 0x10;
 
 /// Everything about a version but its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,11 +164,20 @@ pub struct LogRow<'a> {
     pub previous: Option<Position>,
     /// The key.
     pub key: &'a [u8],
-    /// The value; empty for a tombstone.
+    /// The parts that hold the beginning of the value; see [`crate::state::parts`].
+    pub parts: Parts,
+    /// The value after its parts; empty for a tombstone.
     pub value: &'a [u8],
 }
 
 impl<'a> LogRow<'a> {
+    /// Length of the row beside the value and what it says of parts.
+    pub fn head_len(&self) -> usize {
+        let lease = if self.facts.lease == 0 { 0 } else { 8 };
+        let previous = if self.previous.is_some() { POSITION_LEN } else { 0 };
+        4 + 17 + lease + previous + 4 + self.key.len()
+    }
+
     /// Appends the row to `row`.
     pub fn encode(&self, row: &mut Vec<u8>) {
         let Facts { position, create_revision, version, lease, tombstone } = self.facts;
@@ -175,6 +186,7 @@ impl<'a> LogRow<'a> {
         let mut bits = if tombstone { TOMBSTONE_BIT } else { 0 };
         bits |= if lease == 0 { 0 } else { LEASE_BIT };
         bits |= if self.previous.is_some() { PREVIOUS_BIT } else { 0 };
+        bits |= if self.parts.count == 0 { 0 } else { PARTS_BIT };
         row.push(bits);
         row.extend_from_slice(&create_revision.to_be_bytes());
         row.extend_from_slice(&version.to_be_bytes());
@@ -183,6 +195,10 @@ impl<'a> LogRow<'a> {
         }
         if let Some(previous) = self.previous {
             row.extend_from_slice(&previous.encode());
+        }
+        if self.parts.count != 0 {
+            row.extend_from_slice(&self.parts.count.to_be_bytes());
+            row.extend_from_slice(&self.parts.bytes.to_be_bytes());
         }
         let key_len = u32::try_from(self.key.len()).expect("requests are far below 4 GiB");
         row.extend_from_slice(&key_len.to_be_bytes());
@@ -221,6 +237,12 @@ impl<'a> LogRow<'a> {
             let part = take(POSITION_LEN)?;
             Some(Position { revision: be_i64(&part[..8]), sub: be_u32(&part[8..]) })
         };
+        let parts = if bits & PARTS_BIT == 0 {
+            Parts::default()
+        } else {
+            let part = take(Parts::LEN)?;
+            Parts { count: u16::from_be_bytes([part[0], part[1]]), bytes: be_u32(&part[2..]) }
+        };
         let key_len = be_u32(take(4)?);
         let key = take(key_len as usize)?;
         Some(Self {
@@ -232,14 +254,18 @@ impl<'a> LogRow<'a> {
                 tombstone: bits & TOMBSTONE_BIT != 0,
             },
             previous,
+            parts,
             key,
             value: rest,
         })
     }
 
-    /// The version, copied out.
-    pub fn to_version(self) -> Version {
-        self.facts.with(Bytes::copy_from_slice(self.value))
+    /// The parts of the row at `position`. Rows without any are not looked at further.
+    pub fn parts_of(position: Position, row: &'a [u8]) -> Parts {
+        match row.get(4) {
+            Some(bits) if bits & PARTS_BIT != 0 => Self::decode(position, row).parts,
+            _ => Parts::default(),
+        }
     }
 }
 
@@ -338,12 +364,17 @@ mod tests {
         {
             let facts = facts(tombstone, lease);
             assert_eq!(decode_head(b"key", &encode_head(b"key", &facts)), facts);
-            let row = LogRow { facts, previous, key: b"k\0", value: b"value" };
-            let mut encoded = Vec::new();
-            row.encode(&mut encoded);
-            let back = LogRow::decode(facts.position, &encoded);
-            assert_eq!((back.facts, back.previous), (facts, previous));
-            assert_eq!((back.key, back.value), (row.key, row.value));
+            for parts in [Parts::default(), Parts { count: 3, bytes: 1 << 20 }] {
+                let row = LogRow { facts, previous, parts, key: b"k\0", value: b"value" };
+                let mut encoded = Vec::new();
+                row.encode(&mut encoded);
+                let back = LogRow::decode(facts.position, &encoded);
+                assert_eq!((back.facts, back.previous, back.parts), (facts, previous, parts));
+                assert_eq!((back.key, back.value), (row.key, row.value));
+                assert_eq!(LogRow::parts_of(facts.position, &encoded), parts);
+                let told = if parts.count == 0 { 0 } else { Parts::LEN };
+                assert_eq!(encoded.len(), row.head_len() + told + row.value.len());
+            }
         }
     }
 
@@ -351,7 +382,8 @@ mod tests {
     #[should_panic(expected = "revision 77 (3) fails its check")]
     fn a_flipped_bit_stops() {
         let mut encoded = Vec::new();
-        LogRow { facts: facts(false, 0), previous: None, key: b"k", value: b"v" }
+        let parts = Parts::default();
+        LogRow { facts: facts(false, 0), previous: None, parts, key: b"k", value: b"v" }
             .encode(&mut encoded);
         *encoded.last_mut().unwrap() ^= 1;
         LogRow::decode(Position { revision: 77, sub: 3 }, &encoded);

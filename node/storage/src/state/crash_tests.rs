@@ -1,6 +1,6 @@
 //! After a loss of power the state is exactly that of the durable applied positions.
 
-use super::model::{Generator, Model, RANGES, assert_same};
+use super::model::{Generator, Model, RANGES, assert_no_orphans, assert_same};
 use super::*;
 use crate::faulty::FaultyDisk;
 use crate::seeds::seeds;
@@ -54,6 +54,7 @@ fn the_state_at_the_durable_positions_survives_a_loss_of_power() {
                 let found = durable.iter().find(|(found, _)| found == range);
                 assert!(found.is_some_and(|(_, found)| found.index >= applied.index));
             }
+            assert_no_orphans(&state);
             let (kept, lost) = replay(&batches, &durable);
             assert_same(&state, &kept, compact, &mut generator.rng);
             // The raft log replays the rest.
@@ -151,6 +152,7 @@ fn an_interrupted_install_is_done_again_or_never_began() {
             }
             if outcome.is_ok() { whole += 1 } else { again += 1 }
         }
+        assert_no_orphans(&state);
         assert_same(&state, &wanted, 0, &mut generator.rng);
     }
     println!("{again} done again, {never} never began, {whole} not interrupted");

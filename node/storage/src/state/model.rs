@@ -1,5 +1,8 @@
 //! The state as a plain list, and a generator of changes, for tests.
 
+use crate::state::State;
+use crate::state::codec::{HEAD_LEN, LogRow, POSITION_LEN, Position};
+use crate::state::parts::part_key;
 use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::Span;
@@ -105,6 +108,8 @@ pub struct Generator {
     pub next_index: BTreeMap<RangeId, u64>,
     /// Fewer keys have longer histories.
     pub keys: u32,
+    /// How often a value is a large one.
+    pub large: f64,
 }
 
 pub const RANGES: [RangeId; 2] = [RangeId(3), RangeId(4)];
@@ -113,7 +118,7 @@ impl Generator {
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let keys = *[3, 40, 2000].get(rng.random_range(0..3)).unwrap();
-        Self { rng, revision: 1, next_index: BTreeMap::new(), keys }
+        Self { rng, revision: 1, next_index: BTreeMap::new(), keys, large: 0.04 }
     }
 
     /// A key, of the first range if `number` is even.
@@ -166,6 +171,18 @@ impl Generator {
         ApplyBatch { range, applied, mutations, system }
     }
 
+    /// Mostly short; no two alike, and no two places of one.
+    fn value(&mut self) -> Bytes {
+        let length = if self.rng.random_bool(self.large) {
+            LARGE[self.rng.random_range(0..LARGE.len())] - self.rng.random_range(0..200)
+        } else {
+            self.rng.random_range(0..60)
+        };
+        let mut value = vec![self.revision as u8; length];
+        value.chunks_mut(1000).enumerate().for_each(|(at, chunk)| chunk[0] = at as u8);
+        value.into()
+    }
+
     fn mutation(&mut self, key: Bytes, sub: u32, before: Option<Version>) -> Mutation {
         let live = before.filter(|version| version.value.is_some());
         let prev_lease = live.as_ref().map_or(0, |version| version.lease);
@@ -181,11 +198,33 @@ impl Generator {
             version.version = 0;
             version.lease = 0;
         } else {
-            let length = self.rng.random_range(0..60);
-            version.value = Some(vec![self.revision as u8; length].into());
+            version.value = Some(self.value());
         }
         Mutation { key, version, prev_lease }
     }
+}
+
+/// Lengths of large values: with one part, several, large and small ones, and, the second, none.
+const LARGE: [usize; 5] = [5000, 8000, 13_000, 40_000, LARGEST];
+/// The longest value of a [`Generator`], bytes.
+pub const LARGEST: usize = 140_000;
+
+/// Asserts that the parts in the file are those that its log names, and that the size in use is that
+/// of all rows.
+pub fn assert_no_orphans(state: &State) {
+    let disk = state.shared.inner.read().disk.clone();
+    let heads = disk.heads(b"", None, usize::MAX);
+    let mut bytes: usize = heads.iter().map(|(key, _)| key.len() + HEAD_LEN).sum();
+    let mut named = Vec::new();
+    for (position, row) in disk.changes(Position::MIN, Revision::MAX) {
+        bytes += POSITION_LEN + row.value().len();
+        let count = LogRow::decode(position, row.value()).parts.count;
+        named.extend((0..count).map(|number| part_key(position, number)));
+    }
+    let found = disk.part_rows();
+    bytes += found.iter().map(|(key, length)| key.len() + length).sum::<usize>();
+    assert_eq!(found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), named);
+    assert_eq!(state.size_in_use(), bytes as u64);
 }
 
 fn index_text(applied: Applied) -> String {

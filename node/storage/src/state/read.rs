@@ -295,7 +295,7 @@ impl State {
             let row = LogRow::decode(position, row.value());
             if span.contains(row.key) {
                 let key = Bytes::copy_from_slice(row.key);
-                changes.insert(position, (key, row.to_version()));
+                changes.insert(position, (key, below.disk.whole(&row)));
             }
             if looked == limit {
                 last = Some(last.map_or(position, |last| last.min(position)));

@@ -8,6 +8,7 @@ use crate::state::codec::{
     Facts, HEAD_LEN, LogRow, POSITION_LEN, Position, after_number, decode_head, history_key,
     history_position, lease_key, system_key,
 };
+use crate::state::parts::{PART_KEY_LEN, decode_part, part_key};
 use bytes::Bytes;
 use holdfast_core::ids::{LeaseId, RangeId, Revision};
 use holdfast_core::key::{Span, printable};
@@ -23,6 +24,8 @@ use std::ops::Bound;
 pub const HEADS: TableDefinition<&[u8], &[u8; HEAD_LEN]> = TableDefinition::new("heads");
 /// Every version, in the order of changes.
 pub const LOG: TableDefinition<&[u8; POSITION_LEN], &[u8]> = TableDefinition::new("log");
+/// Parts of large values; see [`crate::state::parts`].
+pub const PARTS: TableDefinition<&[u8; PART_KEY_LEN], &[u8]> = TableDefinition::new("parts");
 /// Some of the versions of each key, to find old versions by; see [`Position::is_marked`].
 pub const HISTORY: TableDefinition<&[u8], ()> = TableDefinition::new("history");
 /// Keys attached to client leases.
@@ -45,8 +48,10 @@ const META_PRUNE_CURSOR_REVISION: &str = "prune cursor revision";
 const META_PRUNE_CURSOR_SUB: &str = "prune cursor sub";
 /// Row of [`META`]: see [`Meta::live_bytes`].
 pub const META_LIVE_BYTES: &str = "live bytes";
-/// The format of this version.
-pub const FORMAT: u64 = 1;
+/// The format of this version: 2 has the table `parts`.
+pub const FORMAT: u64 = 2;
+/// The oldest format that this version reads; it makes it the newest at once.
+const FORMAT_OLDEST: u64 = 1;
 
 /// Attempted, as error messages name it.
 pub const READ: &str = "read";
@@ -60,7 +65,7 @@ pub struct Meta {
     pub prune_done: Revision,
     /// Where that walk goes on.
     pub prune_cursor: Position,
-    /// Size of all rows of `heads` and `log`.
+    /// Size of all rows of `heads`, `log` and `parts`.
     pub live_bytes: u64,
 }
 
@@ -110,6 +115,8 @@ pub struct DiskView {
     pub heads: ReadOnlyTable<&'static [u8], &'static [u8; HEAD_LEN]>,
     /// See [`LOG`].
     pub log: ReadOnlyTable<&'static [u8; POSITION_LEN], &'static [u8]>,
+    /// See [`PARTS`].
+    pub parts: ReadOnlyTable<&'static [u8; PART_KEY_LEN], &'static [u8]>,
     history: ReadOnlyTable<&'static [u8], ()>,
     leases: ReadOnlyTable<&'static [u8], ()>,
     system: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -118,7 +125,8 @@ pub struct DiskView {
     meta: Meta,
 }
 
-/// Makes the tables of a new file and checks the format of an old one.
+/// Makes the tables of a new file; checks the format of an old one, and brings it to this one. Large
+/// values stay in it as they are, and are read so.
 pub fn prepare(database: &Database) -> Result<()> {
     let state =
         |action| move |error: redb::Error| StorageError::state::<redb::Error>(action)(error);
@@ -131,24 +139,25 @@ pub fn prepare(database: &Database) -> Result<()> {
             if empty {
                 meta.insert(META_FORMAT, FORMAT)?;
             }
-            let found = meta.remove(META_FORMAT)?.map(|row| row.value());
-            if let Some(found) = found {
-                meta.insert(META_FORMAT, found)?;
+            let found = meta.get(META_FORMAT)?.map(|row| row.value());
+            if found.is_some_and(|found| (FORMAT_OLDEST..FORMAT).contains(&found)) {
+                meta.insert(META_FORMAT, FORMAT)?;
             }
             found
         };
-        if found != Some(FORMAT) {
+        if !found.is_some_and(|found| (FORMAT_OLDEST..=FORMAT).contains(&found)) {
             transaction.abort()?;
             return Ok(found);
         }
         transaction.open_table(HEADS)?;
         transaction.open_table(LOG)?;
+        transaction.open_table(PARTS)?;
         transaction.open_table(HISTORY)?;
         transaction.open_table(LEASES)?;
         transaction.open_table(SYSTEM)?;
         transaction.open_table(APPLIED)?;
         transaction.open_table(JOBS)?;
-        if empty {
+        if empty || found != Some(FORMAT) {
             transaction.commit()?;
         } else {
             transaction.abort()?;
@@ -156,12 +165,12 @@ pub fn prepare(database: &Database) -> Result<()> {
         Ok(found)
     };
     match prepare().map_err(state("prepare"))? {
-        Some(FORMAT) => Ok(()),
-        found => Err(StorageError::Format {
-            what: "state file",
-            found: found.unwrap_or(0),
-            known: FORMAT,
+        Some(FORMAT_OLDEST..=FORMAT) => Ok(()),
+        None | Some(..FORMAT_OLDEST) => Err(StorageError::Corrupt {
+            what: "the state file".to_owned(),
+            detail: "it does not say which format it has".to_owned(),
         }),
+        Some(found) => Err(StorageError::Format { what: "state file", found, known: FORMAT }),
     }
 }
 
@@ -173,6 +182,7 @@ impl DiskView {
             Ok(Self {
                 heads: transaction.open_table(HEADS)?,
                 log: transaction.open_table(LOG)?,
+                parts: transaction.open_table(PARTS)?,
                 history: transaction.open_table(HISTORY)?,
                 leases: transaction.open_table(LEASES)?,
                 system: transaction.open_table(SYSTEM)?,
@@ -213,7 +223,7 @@ impl DiskView {
             return head.with(Bytes::new());
         }
         let row = self.row(head.position).unwrap_or_else(|| lost(key, head.position));
-        check_key(key, &decode(head.position, &row)).to_version()
+        self.whole(&check_key(key, &decode(head.position, &row)))
     }
 
     /// The newest version of `key` at or below `revision`.
@@ -245,7 +255,7 @@ impl DiskView {
             };
             let row = check_key(key, &decode(position, &row));
             if position.revision <= revision {
-                return Some(if values { row.to_version() } else { row.facts.with(Bytes::new()) });
+                return Some(if values { self.whole(&row) } else { row.facts.with(Bytes::new()) });
             }
             position = row.previous?;
         }
@@ -289,7 +299,40 @@ impl DiskView {
             lost(key, position)
         };
         let row = check_key(key, &decode(position, &row));
-        Some((row.to_version(), row.previous))
+        Some((self.whole(&row), row.previous))
+    }
+
+    /// The version of a row of the log, copied out, with all of its value.
+    pub fn whole(&self, row: &LogRow<'_>) -> Version {
+        if row.parts.count == 0 {
+            return row.facts.with(Bytes::copy_from_slice(row.value));
+        }
+        let position = row.facts.position;
+        let length = row.parts.bytes as usize;
+        let mut value = Vec::with_capacity(length + row.value.len());
+        for number in 0..row.parts.count {
+            let key = part_key(position, number);
+            let part = must(self.parts.get(&key));
+            let bytes = part.as_ref().and_then(|part| decode_part(&key, part.value()));
+            value.extend_from_slice(bytes.unwrap_or_else(|| {
+                panic!(
+                    "the state file is corrupt: part {number} of the value at revision {} ({}) {}",
+                    position.revision,
+                    position.sub,
+                    if part.is_some() { "fails its check" } else { "is missing" }
+                )
+            }));
+        }
+        assert!(
+            value.len() == length,
+            "the state file is corrupt: the parts of the value at revision {} ({}) should have {length} \
+             bytes, but have {}",
+            position.revision,
+            position.sub,
+            value.len()
+        );
+        value.extend_from_slice(row.value);
+        row.facts.with(value.into())
     }
 
     /// Numbers about the file.
@@ -368,6 +411,17 @@ impl DiskView {
     pub fn history_rows(&self) -> Vec<Position> {
         must(self.history.range::<&[u8]>(..))
             .map(|row| history_position(must(row).0.value()))
+            .collect()
+    }
+
+    /// All parts: their keys, and the lengths of their rows.
+    #[cfg(test)]
+    pub fn part_rows(&self) -> Vec<([u8; PART_KEY_LEN], usize)> {
+        must(self.parts.range::<&[u8; PART_KEY_LEN]>(..))
+            .map(|row| {
+                let (key, row) = must(row);
+                (*key.value(), row.value().len())
+            })
             .collect()
     }
 
