@@ -9,6 +9,7 @@ pub mod names;
 pub mod network_policy;
 pub mod pod;
 pub mod pod_monitor;
+pub mod recovery;
 pub mod secrets;
 pub mod service_account;
 pub mod services;
@@ -75,6 +76,8 @@ pub struct Inputs {
     pub template_revision: i32,
     /// How many pods there are to be now.
     pub pods: i32,
+    /// A recovery keeps all of them from running.
+    pub stopped: bool,
     /// Every range is known to have all its copies.
     pub fully_replicated: bool,
     /// Kubernetes knows the kind PodMonitor.
@@ -94,6 +97,7 @@ impl Inputs {
             bootstrapped: status.bootstrapped,
             template_revision: status.template_revision.unwrap_or(pod::CURRENT_REVISION),
             pods: status.nodes,
+            stopped: false,
             fully_replicated: false,
             pod_monitors: false,
         }

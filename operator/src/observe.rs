@@ -3,6 +3,8 @@
 //! Invariants: pure; what is not known is `None`, never a guess. A report of the nodes counts only
 //! while it is younger than [`FRESH`].
 
+pub mod recovery;
+
 use crate::api::status::GivenUp;
 use crate::build::names;
 use jiff::Timestamp;
@@ -32,6 +34,10 @@ pub struct Observed {
     pub pods: BTreeMap<String, PodView>,
     /// The volume claims, by the name of their pod.
     pub volumes: BTreeMap<String, VolumeView>,
+    /// Pods that recover a volume, by name.
+    pub recovery_pods: BTreeMap<String, recovery::RecoveryPod>,
+    /// ConfigMaps with what these printed, by name: the UID of the pod.
+    pub kept_reports: BTreeMap<String, String>,
     /// The Kubernetes nodes, by name; `None` if the operator may not read them.
     pub hosts: Option<BTreeMap<String, HostView>>,
     /// What the nodes say, if they said it lately.

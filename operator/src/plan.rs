@@ -8,6 +8,7 @@ mod estimate;
 pub mod guards;
 pub mod health;
 pub mod operations;
+pub mod recovery;
 mod replace;
 pub mod scale;
 
@@ -99,6 +100,10 @@ pub struct Plan {
     pub gateway: Vec<InGateway>,
     /// At most one disruptive action, to be done once the status is written.
     pub action: Option<Action>,
+    /// The next step of a recovery, to be done once the status is written; never besides an action.
+    pub recovery: Option<recovery::Step>,
+    /// A recovery keeps all pods from running.
+    pub stopped: bool,
     /// What to tell.
     pub notices: Vec<Notice>,
     /// Look again after this time.
@@ -169,8 +174,16 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         drain_delay: cluster.spec.reprotection.drain_delay.or(Duration::from_mins(30)),
         armed: cluster.spec.reprotection.mode != ReprotectionMode::Off,
     };
-    let stores = stores(&name, pods, &previous, observed, delays, now);
-    let operation = status.operation.take();
+    let acts = valid && !cluster.spec.paused;
+    let recovery = recover(cluster, observed, &mut status, acts, now);
+    let stores = if recovery.stops_all() {
+        // Nobody is away: they were told to stop.
+        previous.stores.clone()
+    } else {
+        let known = without(&previous, &recovery.renewed);
+        stores(&name, pods, &known, observed, delays, now)
+    };
+    let operation = status.operation.take().filter(|_| !recovery.supersedes);
     let mut context = Context {
         spec: &cluster.spec,
         observed,
@@ -184,22 +197,27 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         pods,
     };
     let mut decided = operations::Decided::default();
-    let busy = operation.is_some();
-    if let Some(operation) = operation {
+    let busy = operation.is_some() || recovery.disturbs();
+    if recovery.disturbs() {
+        decided.operation = operation;
+    } else if let Some(operation) = operation {
         operations::go_on(&context, operation, &mut status, &mut decided);
     }
     // What an operation has changed is looked at once more before the next begins.
-    if !busy && valid && !cluster.spec.paused {
+    if !busy && acts {
         operations::begin(&context, &mut status, &mut decided);
     } else if decided.operation.is_some() {
         context.operation = decided.operation.as_ref();
         decided.blocked.retain(|(action, _)| !action.starts_with("Reprotect/"));
         decided.blocked.extend(operations::due_but_busy(&context));
     }
-    if !valid || cluster.spec.paused {
+    if !acts {
         decided.action = None;
     }
+    let step = recovery.step.clone().filter(|_| acts && decided.action.is_none());
+    decided.blocked.extend(recovery.blocked.clone());
     notices.append(&mut decided.notices);
+    notices.extend(recovery.notices.iter().cloned());
     health_notices(&previous, &context.stores, &mut notices);
     let mut stores = context.stores;
     operations::mark(&mut stores, &previous, observed, decided.operation.as_ref());
@@ -210,15 +228,64 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         report.ranges.total > 0 && report.ranges.fully_replicated == report.ranges.total
     });
     status.next = next(&cluster.spec, &status, observed, valid, fully_replicated);
-    let acts = decided.action.is_some() || busy != status.operation.is_some();
-    let requeue = requeue(&status, observed, acts, fully_replicated, now);
+    let phase = |status: &HoldfastClusterStatus| status.recovery.as_ref().map(|it| it.phase);
+    let moves = decided.action.is_some()
+        || step.is_some()
+        || phase(&previous) != phase(&status)
+        || previous.operation.is_some() != status.operation.is_some();
+    let requeue = requeue(&status, observed, moves, fully_replicated, now);
     let held = held(&status);
-    let gateway = if valid && !cluster.spec.paused {
-        scale::gateway(observed, status.operation.as_ref())
+    let gateway = if acts { scale::gateway(observed, status.operation.as_ref()) } else { vec![] };
+    Plan {
+        status,
+        gateway,
+        action: decided.action,
+        recovery: step,
+        stopped: recovery.stops_all(),
+        notices,
+        requeue,
+        fully_replicated,
+        held,
+    }
+}
+
+/// Goes on with a recovery; while nothing may be done, it stays as it is.
+fn recover(
+    cluster: &HoldfastCluster,
+    observed: &Observed,
+    status: &mut HoldfastClusterStatus,
+    acts: bool,
+    now: Timestamp,
+) -> recovery::Decided {
+    let previous = status.recovery.take();
+    let decided = if acts {
+        let seen = recovery::Seen {
+            cluster: &cluster.name_any(),
+            request: cluster.spec.recovery.as_ref(),
+            observed,
+            bootstrapped: status.bootstrapped,
+            pods: status.nodes,
+            operation: status.operation.as_ref(),
+            now,
+        };
+        recovery::step(previous.as_ref(), seen)
     } else {
-        vec![]
+        recovery::Decided { status: previous, ..recovery::Decided::default() }
     };
-    Plan { status, gateway, action: decided.action, notices, requeue, fully_replicated, held }
+    status.recovery.clone_from(&decided.status);
+    decided
+}
+
+/// The same without what is known of nodes that are gone for ever.
+fn without<'a>(
+    status: &'a HoldfastClusterStatus,
+    pods: &[String],
+) -> std::borrow::Cow<'a, HoldfastClusterStatus> {
+    let mut status = std::borrow::Cow::Borrowed(status);
+    if !pods.is_empty() {
+        status.to_mut().stores.retain(|store| !pods.contains(&store.pod));
+    }
+    status
 }
 
 /// What a cluster is founded with, decided once.
@@ -409,6 +476,9 @@ fn next(
     if spec.paused {
         return "nothing while spec.paused is true".to_owned();
     }
+    if let Some(recovery) = status.recovery.as_ref().filter(|it| !it.phase.ended()) {
+        return format!("recovery {}, {:?}: {}", recovery.id, recovery.phase, recovery.message);
+    }
     if let Some(operation) = &status.operation {
         return operations::next(operation, status);
     }
@@ -450,7 +520,9 @@ fn requeue(
     if acts {
         return Duration::from_secs(1);
     }
-    let moving = status.operation.is_some()
+    let recovers = status.recovery.as_ref().is_some_and(|it| !it.phase.ended());
+    let moving = recovers
+        || status.operation.is_some()
         || !status.bootstrapped
         || observed.report.is_none()
         || !fully_replicated

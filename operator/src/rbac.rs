@@ -26,7 +26,13 @@ pub const NAMESPACED: &[Rule] = &[
         verbs: &["list", "watch", "create", "patch"],
     },
     Rule { group: "", resources: &["secrets"], verbs: &["list", "watch", "create", "patch"] },
-    Rule { group: "", resources: &["pods"], verbs: &["list", "watch", "patch", "delete"] },
+    // Created, and what it printed is read, only for a recovery that was asked for.
+    Rule {
+        group: "",
+        resources: &["pods"],
+        verbs: &["list", "watch", "create", "patch", "delete"],
+    },
+    Rule { group: "", resources: &["pods/log"], verbs: &["get"] },
     Rule { group: "", resources: &["persistentvolumeclaims"], verbs: &["list", "watch", "delete"] },
     Rule {
         group: "apps",

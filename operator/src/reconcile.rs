@@ -4,6 +4,8 @@
 //! Invariants: the status, and with it every intent, is written before anything is done, and only if
 //! nobody changed the resource in between; an unchanged cluster costs no write; nothing sleeps here.
 
+mod recovery;
+
 use crate::api::{HoldfastCluster, HoldfastClusterStatus};
 use crate::apply;
 use crate::backoff::Backoff;
@@ -232,6 +234,7 @@ impl Reconcile<'_> {
         inputs.bootstrapped = wanted.bootstrapped;
         inputs.bootstrap_nodes = wanted.bootstrap_nodes.unwrap_or(inputs.bootstrap_nodes);
         inputs.template_revision = wanted.template_revision.unwrap_or(inputs.template_revision);
+        inputs.stopped = plan.stopped;
         inputs.fully_replicated = plan.fully_replicated;
         inputs.pod_monitors = self.context.stores.pod_monitors.get().is_some();
         let applied = match &certificates {
@@ -242,6 +245,13 @@ impl Reconcile<'_> {
             (Ok(()), Err((pod, error))) => Err((format!("labels of pod {pod}"), error)),
             (applied, _) => applied,
         };
+        let recovered = match (&applied, &plan.recovery, &wanted.recovery) {
+            // While objects are not as they should be, pods may run that should not.
+            (Ok(()), Some(step), Some(recovery)) => self.recover(&inputs, recovery, step).await,
+            (Ok(()), Some(step), None) => self.recover_tidy(&inputs, step).await,
+            _ => Ok(()),
+        };
+        let applied = applied.and(recovered);
         trouble.apply = applied.as_ref().err().map(|(object, error)| explain(object, error));
         let before = cluster_now.clone();
         let mut after = status_of(&cluster_now);
@@ -297,6 +307,12 @@ impl Reconcile<'_> {
                     Some((pod, claim.as_ref().into()))
                 })
                 .collect(),
+            recovery_pods: stores
+                .recovery_pods_of(&namespace, &name)
+                .into_iter()
+                .map(|(name, pod)| (name, pod.as_ref().into()))
+                .collect(),
+            kept_reports: recovery::kept(stores, &namespace, &name),
             hosts: stores.hosts.as_ref().map(|hosts| {
                 let hosts = hosts.state();
                 hosts.iter().map(|host| (host.name_any(), HostView::from(host.as_ref()))).collect()

@@ -4,6 +4,8 @@
 //! both true (kstatus would see only one); a time changes only when the condition does; `Unknown` is
 //! said when nobody knows.
 
+mod recovery;
+
 use crate::api::HoldfastCluster;
 use crate::api::status::{HoldfastClusterStatus, OperationType, Phase, Store, StoreState};
 use crate::observe::{Observed, PodView, Report};
@@ -60,6 +62,7 @@ pub fn finish(
         degraded(&status),
         reprotecting(&status),
         held(plan),
+        recovery::recovering(&status),
         certificates_ready(trouble, observed, certificates, now),
         Verdict {
             kind: "Paused",
@@ -158,7 +161,12 @@ fn stalled(status: &HoldfastClusterStatus, observed: &Observed, trouble: &Troubl
     if let Some(message) = &trouble.tls {
         return because("CertificateFailed", message.clone());
     }
-    let lost = observed.report.as_ref().is_some_and(|report| report.ranges.unavailable > 0);
+    if let Some(why) = recovery::waits_for_people(status) {
+        return Some(why);
+    }
+    let recovers = status.recovery.as_ref().is_some_and(|it| !it.phase.ended());
+    let lost =
+        !recovers && observed.report.as_ref().is_some_and(|report| report.ranges.unavailable > 0);
     let away = status.stores.iter().filter(|store| store.act_at.is_some());
     let late = away
         .filter(|store| store.reason.as_deref() != Some(PROBE_MISMATCH))
@@ -166,7 +174,8 @@ fn stalled(status: &HoldfastClusterStatus, observed: &Observed, trouble: &Troubl
     if status.bootstrapped && lost && late {
         return because(
             "QuorumLost",
-            "some ranges have lost the majority of their copies; they come back with their nodes",
+            "some ranges have lost the majority of their copies; they come back with their nodes. If those \
+             are gone for good: spec.recovery",
         );
     }
     status.stores.iter().find_map(|store| {
@@ -254,6 +263,9 @@ fn moving(
                 status.ready_nodes, status.nodes
             ),
         );
+    }
+    if let Some(recovery) = status.recovery.as_ref().filter(|it| recovery::runs(it)) {
+        return because("Recovering", recovery.message.clone());
     }
     if let Some(operation) = &status.operation {
         match operation.kind {

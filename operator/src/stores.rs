@@ -36,6 +36,8 @@ pub type Wake = mpsc::UnboundedSender<ObjectRef<HoldfastCluster>>;
 pub struct Stores {
     /// Pods of nodes.
     pub pods: Store<Pod>,
+    /// Pods that recover a node's volume.
+    pub recovery_pods: Store<Pod>,
     /// Their volume claims.
     pub claims: Store<PersistentVolumeClaim>,
     /// Kubernetes nodes; `None` if the operator may not read them.
@@ -72,7 +74,9 @@ impl Stores {
         let mut feeds = Vec::new();
         let made = format!("app.kubernetes.io/managed-by={}", names::MANAGED_BY);
         let nodes = "app.kubernetes.io/name=holdfast,app.kubernetes.io/component=node";
+        let recovery = "app.kubernetes.io/name=holdfast,app.kubernetes.io/component=recovery";
         let stores = Self {
+            recovery_pods: feed(api(client, namespace), recovery, wake, &mut feeds),
             pods: feed(api(client, namespace), nodes, wake, &mut feeds),
             claims: feed(api(client, namespace), nodes, wake, &mut feeds),
             hosts,
@@ -100,6 +104,7 @@ impl Stores {
         // An error means that the feed is gone: then the operator stops anyway.
         let all = [
             self.pods.wait_until_ready().await.is_ok(),
+            self.recovery_pods.wait_until_ready().await.is_ok(),
             self.claims.wait_until_ready().await.is_ok(),
             self.service_accounts.wait_until_ready().await.is_ok(),
             self.config_maps.wait_until_ready().await.is_ok(),
@@ -142,6 +147,20 @@ impl Stores {
     /// The pods of a cluster, by name.
     pub fn pods_of(&self, namespace: &str, cluster: &str) -> BTreeMap<String, Arc<Pod>> {
         of_cluster(&self.pods, namespace, cluster)
+    }
+
+    /// The pods that recover volumes of a cluster, by name.
+    pub fn recovery_pods_of(&self, namespace: &str, cluster: &str) -> BTreeMap<String, Arc<Pod>> {
+        of_cluster(&self.recovery_pods, namespace, cluster)
+    }
+
+    /// The ConfigMaps of a cluster, by name.
+    pub fn config_maps_of(
+        &self,
+        namespace: &str,
+        cluster: &str,
+    ) -> BTreeMap<String, Arc<ConfigMap>> {
+        of_cluster(&self.config_maps, namespace, cluster)
     }
 
     /// The volume claims of a cluster, by name.

@@ -20,6 +20,7 @@ mod five_nodes;
 mod front_cut;
 mod helm;
 mod machine_lost;
+mod majority_lost;
 mod monitoring;
 mod operator_killed;
 mod operator_upgraded;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         faults: reprotection::of_three_machines_one_is_lost_with_its_disk;
         faults: reprotection::a_volume_is_replaced_when_somebody_says_so;
         faults: five_nodes::reboots_move_nothing_and_a_deleted_machine_is_made_good;
+        faults: majority_lost::what_is_left_goes_on_by_consent;
         faults: disk_emptied::it_joins_as_a_new_store;
         plain: operator_killed::a_cluster_comes_up_while_the_operator_dies;
         plain: operator_killed::two_operators_do_no_harm;

@@ -4,15 +4,19 @@
 //! Invariants: the directory is locked all the time; nothing is written before the plan is whole and
 //! consented to; every crash leaves the node as it was or recovered.
 
+mod mark;
 mod others;
 
+pub use mark::Mark;
+
+use crate::cli::Failure;
 use crate::gateway::{View, report_of};
 use crate::shutdown::chain;
 use crate::tls::Tls;
 use crate::transport::{Founder, Standing, ask_report, ask_to_form};
 use holdfast_core::descriptor::NodeRecord;
 use holdfast_core::effects::ReplicaBoot;
-use holdfast_core::ids::{NodeId, RangeId};
+use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::node::recovery::{Consent, Recovery, to_the_end};
 use holdfast_core::node::{Config, Node};
 use holdfast_storage::{Disk, Identity, LogOptions, RaftLog, State, StateOptions, StorageError};
@@ -21,6 +25,10 @@ use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether the directory is free.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A locked data directory, its logs applied to their ends in memory.
 pub struct Opened {
@@ -34,14 +42,28 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens the directory of a stopped node, to recover these ranges of it, or all of it. `clear` lets keys of copies that left this node be
-    /// removed, which the node would do by itself.
+    /// Opens the directory of a stopped node, to recover these ranges of it, or all of it. `clear` lets
+    /// keys of copies that left this node be removed, which the node would do by itself. A node that runs
+    /// on it may take up to `patience` to stop.
     ///
     /// # Errors
     /// One line: it is not there, in use, empty or damaged.
-    pub fn open(data: &Path, ranges: Option<&[RangeId]>, clear: bool) -> Result<Self, String> {
+    pub fn open(
+        data: &Path,
+        ranges: Option<&[RangeId]>,
+        clear: bool,
+        patience: Duration,
+    ) -> Result<Self, String> {
         let none = || format!("there is no node's data in {}", data.display());
-        let disk = Disk::open_or_none(data).map_err(failed)?.ok_or_else(none)?;
+        let begun = Instant::now();
+        let disk = loop {
+            match Disk::open_or_none(data) {
+                Err(StorageError::InUse { .. }) if begun.elapsed() < patience => {
+                    std::thread::sleep(LOOK);
+                }
+                opened => break opened.map_err(failed)?.ok_or_else(none)?,
+            }
+        };
         let identity = disk.identity().cloned().ok_or_else(none)?;
         let mut opened = Self::replay(disk, identity, ranges)?;
         let leftovers = opened.node.leftovers();
@@ -108,17 +130,67 @@ impl Opened {
         others::objection(&own, ranges, &answers).map_or(Ok(()), Err)
     }
 
-    /// Carries a plan out.
+    /// Whether this node alone has the majority of these ranges, or of the meta range.
+    pub fn is_sole(&self, ranges: Option<&[RangeId]>) -> bool {
+        self.node.is_sole(ranges.unwrap_or(&[META_RANGE]))
+    }
+
+    /// Why the cluster needs no recovery as long as these nodes run; `None` if it does.
+    pub fn majority_with(&self, running: &[NodeId]) -> Option<String> {
+        let status = self.node.status();
+        let meta = status.ranges.iter().find(|range| range.descriptor.id == META_RANGE)?;
+        let meta = &meta.descriptor;
+        let there = |node: NodeId| node == status.node || running.contains(&node);
+        let count = meta.voters().filter(|voter| there(voter.node)).count();
+        (count >= meta.quorum()).then(|| {
+            let all = meta.voters().count();
+            format!(
+                "With this node {count} of {all} that vote in the meta range are there: a majority"
+            )
+        })
+    }
+
+    /// What was begun here before.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn mark(&self) -> Result<Option<Mark>, String> {
+        mark::read(self.disk.dir())
+    }
+
+    /// Writes down what is begun, or was done, durably.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn set_mark(&self, mark: &Mark) -> Result<(), Failure> {
+        mark::write(&self.disk, mark)
+    }
+
+    /// Carries a plan out. The directory stays locked as long as what is returned.
     ///
     /// # Errors
     /// The disk failed; the node is as it was, or recovered.
-    pub fn carry_out(self, plan: &Recovery) -> Result<(), String> {
+    pub fn carry_out(self, plan: &Recovery) -> Result<Recovered, String> {
         self.log.write(&plan.log, true).map_err(failed)?;
         self.state.apply(&plan.state);
         self.state.flush().map_err(failed)?;
         self.log.write(&plan.clean, true).map_err(failed)?;
-        drop(self.disk);
-        Ok(())
+        Ok(Recovered { disk: self.disk })
+    }
+}
+
+/// A directory on which a plan was carried out, still locked.
+pub struct Recovered {
+    disk: Disk,
+}
+
+impl Recovered {
+    /// Writes down what was done, durably.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn set_mark(&self, mark: &Mark) -> Result<(), Failure> {
+        mark::write(&self.disk, mark)
     }
 }
 
@@ -126,30 +198,34 @@ fn failed(error: StorageError) -> String {
     chain(&error)
 }
 
+/// Whether another node runs.
+#[derive(Debug)]
+pub enum Presence {
+    /// Nobody answers, or a disk that has nothing to lose.
+    Away,
+    /// It does; said in a line.
+    Runs(String),
+    /// Something is there that does not say what it is; said in a line.
+    Unclear(String),
+}
+
 /// Asks a node whether it runs.
-///
-/// # Errors
-/// It does, or something is there that does not say what it is.
-pub fn must_be_away(
-    record: &NodeRecord,
-    identity: &Identity,
-    tls: Option<&Tls>,
-) -> Result<(), String> {
+pub fn presence(record: &NodeRecord, identity: &Identity, tls: Option<&Tls>) -> Presence {
     let NodeRecord { id, name, peer_address, .. } = record;
     let question =
         Founder { name: identity.name.clone(), to: name.clone(), nonce: identity.nonce, plan: 0 };
     if peer_address.to_socket_addrs().is_err() {
-        return Ok(());
+        return Presence::Away;
     }
     match ask_to_form(peer_address, tls, identity.cluster, &question) {
-        Ok(Standing::Formed { .. }) => Err(format!(
+        Ok(Standing::Formed { .. }) => Presence::Runs(format!(
             "{id} ({name}) answers at {peer_address}: it is not gone. It would be, for ever: stop \
              it first, or bring the majority back with it"
         )),
         // An empty disk in its place has nothing to lose.
-        Ok(Standing::Empty { .. } | Standing::Joining | Standing::Other { .. }) => Ok(()),
-        Err(error) if is_nobody(&error) => Ok(()),
-        Err(error) => Err(format!(
+        Ok(Standing::Empty { .. } | Standing::Joining | Standing::Other { .. }) => Presence::Away,
+        Err(error) if is_nobody(&error) => Presence::Away,
+        Err(error) => Presence::Unclear(format!(
             "something answers at {peer_address}, the address of {id} ({name}), but not as a node: \
              {error}. Give the --peer-... files if nodes use TLS, or --away {id} if you are sure",
             id = id.0,

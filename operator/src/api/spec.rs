@@ -5,6 +5,7 @@
 //! than its CRD.
 
 use super::duration::HumanDuration;
+use super::recovery::Recovery;
 use super::status::HoldfastClusterStatus;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::{CustomResource, KubeSchema};
@@ -154,6 +155,10 @@ pub struct HoldfastClusterSpec {
     /// How soon the nodes notice that one of them is gone. Pods read it when they start.
     #[serde(default)]
     pub timing: Timing,
+    /// A majority is gone for good: go on without it. Never by itself, and never before you have read
+    /// what is lost and said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// The operator writes nothing but the status while this is true.
     #[serde(default)]
     pub paused: bool,

@@ -3,6 +3,7 @@
 //! Invariants: every timer and every intent is here, so that another operator, or the same one after
 //! a restart, goes on where this one stopped; nothing in here changes just because time passes.
 
+use super::recovery::RecoveryStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,9 @@ pub struct HoldfastClusterStatus {
     /// What is being done to a node: at most one thing at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
+    /// A recovery from the loss of a majority, as it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
     /// The epoch of the newest operation; each has a higher one.
     pub epoch: i64,
     /// What is due but held back, and by what.

@@ -31,6 +31,7 @@ fn allowed(inputs: &Inputs) -> i32 {
     let planned = if failures == 0 { 0 } else { (failures - 1).max(1) };
     match inputs.spec.pod_disruption_budget.mode {
         DisruptionBudgetMode::Dynamic if !inputs.fully_replicated => 0,
+        _ if inputs.stopped => 0,
         _ => planned,
     }
 }

@@ -79,6 +79,23 @@ pub fn pod_host(cluster: &str, namespace: &str, pod: &str) -> String {
     format!("{pod}.{}.{namespace}.svc", peers_service(cluster))
 }
 
+/// Labels of pods that recover a volume: none of those that select nodes.
+pub fn recovery_labels(cluster: &str) -> BTreeMap<String, String> {
+    let mut labels = labels(cluster);
+    labels.insert("app.kubernetes.io/component".to_owned(), "recovery".to_owned());
+    labels
+}
+
+/// The pod of a recovery that looks at a volume, or changes it; no pod of a node ends like this.
+pub fn recovery_pod(cluster: &str, id: &str, write: bool, number: i32) -> String {
+    format!("{cluster}-recovery-{id}-{}{number}", if write { "run" } else { "look" })
+}
+
+/// The ConfigMap with what such a pod printed: before consent, or after.
+pub fn recovery_report(cluster: &str, id: &str, after: bool) -> String {
+    format!("{cluster}-recovery-{id}-{}", if after { "outcome" } else { "report" })
+}
+
 /// Secret with the certificate authority; nobody but the operator reads it.
 pub fn ca_secret(cluster: &str) -> String {
     format!("{cluster}-ca")

@@ -15,6 +15,11 @@ pub fn build(inputs: &Inputs) -> NetworkPolicy {
         match_labels: Some(names::selector(&inputs.name)),
         ..LabelSelector::default()
     };
+    // It asks whether the other nodes are gone: silence must not come from here.
+    let recovery = LabelSelector {
+        match_labels: Some(names::recovery_labels(&inputs.name)),
+        ..LabelSelector::default()
+    };
     let operator = LabelSelector {
         match_labels: Some(
             [("app.kubernetes.io/name".to_owned(), names::MANAGED_BY.to_owned())].into(),
@@ -36,6 +41,10 @@ pub fn build(inputs: &Inputs) -> NetworkPolicy {
                     from: Some(vec![
                         NetworkPolicyPeer {
                             pod_selector: Some(own),
+                            ..NetworkPolicyPeer::default()
+                        },
+                        NetworkPolicyPeer {
+                            pod_selector: Some(recovery),
                             ..NetworkPolicyPeer::default()
                         },
                         NetworkPolicyPeer {

@@ -22,7 +22,8 @@ pub const CURRENT_REVISION: i32 = 2;
 /// User and group of the nodes' processes.
 const USER: i64 = 65532;
 const CONFIG_DIR: &str = "/etc/holdfast";
-const DATA_DIR: &str = "/var/lib/holdfast";
+/// Where the volume is.
+pub const DATA_DIR: &str = "/var/lib/holdfast";
 
 /// Builds it, with the user's overlay merged in.
 pub fn template(inputs: &Inputs) -> PodTemplateSpec {

@@ -17,7 +17,7 @@ pub fn build(inputs: &Inputs) -> StatefulSet {
     StatefulSet {
         metadata: inputs.metadata(&inputs.name),
         spec: StatefulSetSpec {
-            replicas: Some(inputs.pods),
+            replicas: Some(if inputs.stopped { 0 } else { inputs.pods }),
             service_name: Some(names::peers_service(&inputs.name)),
             selector: LabelSelector {
                 match_labels: Some(names::selector(&inputs.name)),

@@ -98,3 +98,30 @@ fn a_report_of_a_part_is_not_a_majority() {
     assert_eq!(report.member("demo-1").unwrap().id, 4);
     assert_eq!(report.member("demo-9"), None);
 }
+
+#[test]
+fn a_pod_of_a_recovery_tells_how_it_ended_only_in_a_format_that_is_known() {
+    let pod = |status: Value| {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "x", "uid": "u"}, "status": status}),
+        )
+        .unwrap();
+        recovery::RecoveryPod::from(&pod)
+    };
+    let ended = |message: &str| {
+        let state = json!({"terminated": {"exitCode": 2, "message": message}});
+        let container = json!({"name": "node", "ready": false, "image": "", "imageID": "",
+            "restartCount": 0, "state": state});
+        pod(json!({"phase": "Failed", "containerStatuses": [container]})).ended.unwrap()
+    };
+    let verdict = ended(r#"{"version":1,"refusal":"Outdated","failure":"no"}"#).verdict.unwrap();
+    assert_eq!(verdict.refusal.as_deref(), Some("Outdated"));
+    assert_eq!(ended(r#"{"version":2,"done":true}"#).verdict, None);
+    assert_eq!(ended("killed"), recovery::Ended { verdict: None, why: "exit code 2".to_owned() });
+    // The deadline, or a machine that is gone: no container ever said a word.
+    let late = pod(json!({"phase": "Failed", "reason": "DeadlineExceeded"})).ended.unwrap();
+    assert_eq!(late.why, "DeadlineExceeded");
+    let waits = json!([{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]);
+    let waits = pod(json!({"phase": "Pending", "conditions": waits}));
+    assert_eq!((waits.ended, waits.trouble.as_deref()), (None, Some("0/3 nodes")));
+}

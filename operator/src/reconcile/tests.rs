@@ -1,6 +1,8 @@
 //! Whole reconciles against an API server that is played by the test: what is sent, in which order, and
 //! what is made of refusals.
 
+mod recovery;
+
 use super::*;
 use crate::observe::{Member, RangeCounts};
 use futures::future::BoxFuture;
@@ -68,6 +70,7 @@ impl Nodes for FakeNodes {
 
 struct Writers {
     pods: Writer<Pod>,
+    recovery_pods: Writer<Pod>,
     claims: Writer<PersistentVolumeClaim>,
     service_accounts: Writer<ServiceAccount>,
     config_maps: Writer<ConfigMap>,
@@ -146,6 +149,7 @@ impl World {
             handshakes: Mutex::default(),
         });
         let (pods, w_pods) = reflector::store();
+        let (recovery_pods, w_recovery_pods) = reflector::store();
         let (claims, w_claims) = reflector::store();
         let (service_accounts, w_service_accounts) = reflector::store();
         let (config_maps, w_config_maps) = reflector::store();
@@ -156,6 +160,7 @@ impl World {
         let (policies, w_policies) = reflector::store();
         let stores = Stores {
             pods,
+            recovery_pods,
             claims,
             hosts: None,
             service_accounts,
@@ -181,6 +186,7 @@ impl World {
             nodes,
             writers: Writers {
                 pods: w_pods,
+                recovery_pods: w_recovery_pods,
                 claims: w_claims,
                 service_accounts: w_service_accounts,
                 config_maps: w_config_maps,

@@ -318,6 +318,17 @@ impl Node {
         Ok(Recovery { report, log, state, clean: Vec::new() })
     }
 
+    /// Whether the copies here are the only voters of all these ranges, as after a recovery.
+    pub fn is_sole(&self, ranges: &[RangeId]) -> bool {
+        let me = self.config.node;
+        ranges.iter().all(|range| {
+            let own = self.replicas.get(range).and_then(|own| own.descriptor.as_ref());
+            own.is_some_and(|own| {
+                own.voters().count() > 0 && own.voters().all(|voter| voter.node == me)
+            })
+        })
+    }
+
     /// The keys of a range as everybody has to see them: those of ranges that start inside it belong to
     /// these.
     fn span_of(&self, known: &RangeDescriptor) -> Result<Span, String> {
@@ -343,11 +354,7 @@ impl Node {
         if self.replicas.values().any(|replica| replica.group.is_installing()) {
             return Err("a raft snapshot is being installed: start the node once before".to_owned());
         }
-        let meta = self.replicas.get(&META_RANGE).and_then(|meta| meta.descriptor.as_ref());
-        let alone = |descriptor: &RangeDescriptor| {
-            descriptor.voters().all(|voter| voter.node == me) && descriptor.voters().count() > 0
-        };
-        if meta.is_some_and(alone) {
+        if self.is_sole(&[META_RANGE]) {
             return Err(format!(
                 "{me} alone is the majority of the meta range: there is nothing to recover; start it"
             ));

@@ -1,11 +1,14 @@
 //! `recover`: one stopped node becomes the whole cluster, when the others are gone for good.
 
+mod verdict;
+
+use super::Failure;
 use super::output::{self, Format};
-use super::{Exit, Failure};
-use crate::config::TlsArgs;
-use crate::recover::{Opened, must_be_away};
+use crate::config::{HumanDuration, TlsArgs};
+use crate::recover::{Mark, Opened, Presence, presence};
 use crate::tls::{Side, Tls};
 use clap::Args;
+use holdfast_core::descriptor::NodeRecord;
 use holdfast_core::ids::{NodeId, RangeId, Revision};
 use holdfast_core::key::Span;
 use holdfast_core::key::printable;
@@ -13,6 +16,8 @@ use holdfast_core::node::recovery::{BUMP_DEFAULT, Consent, Kept, Lost, Report};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
+use verdict::{Refusal, Verdict, digest};
 
 pub(super) const AFTER_HELP: &str = "\
 Example, on the machine of the node that is left, which is stopped:
@@ -51,6 +56,18 @@ pub(super) struct RecoverArgs {
     /// Numbers of nodes that certainly do not run, and are not asked
     #[arg(long, value_name = "NODES", value_delimiter = ',', value_parser = super::admin::id)]
     away: Vec<u64>,
+    /// Only if what is kept and lost is still what a dry run has shown, whose digest this is
+    #[arg(long, value_name = "DIGEST")]
+    expect: Option<String>,
+    /// A name of this request: the same one again, after it was carried out, changes nothing and is no failure
+    #[arg(long, value_name = "ID")]
+    once: Option<String>,
+    /// How long to wait for a node that still runs on the directory to stop
+    #[arg(long, value_name = "TIME", default_value_t = HumanDuration(Duration::ZERO))]
+    wait: HumanDuration,
+    /// Also write how it went to this file: JSON, at most 4096 bytes, for the operator
+    #[arg(long, value_name = "FILE")]
+    verdict: Option<PathBuf>,
     /// How to print what is kept and lost
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     output: Format,
@@ -59,34 +76,70 @@ pub(super) struct RecoverArgs {
 }
 
 pub(super) fn run(args: RecoverArgs) -> Result<(), Failure> {
+    let file = args.verdict.clone();
+    let mut verdict = Verdict::default();
+    let ended = attempt(args, &mut verdict);
+    if let Some(file) = file {
+        let failed = ended.as_ref().err().map(|failure| failure.line.as_str());
+        let written = std::fs::write(&file, verdict.text(failed));
+        written
+            .map_err(|error| Failure::broken(format!("--verdict {}: {error}", file.display())))?;
+    }
+    ended
+}
+
+fn attempt(args: RecoverArgs, verdict: &mut Verdict) -> Result<(), Failure> {
     let RecoverArgs { dry_run, i_accept_data_loss: accepted, away, output, .. } = args;
     let peer = args.tls.check().map_err(Failure::usage)?.peer;
     let tls = peer.map(|files| Tls::load(files, Side::Peer)).transpose().map_err(Failure::usage)?;
     let write = accepted && !dry_run;
     let ranges: Vec<RangeId> = args.range.into_iter().map(RangeId).collect();
     let some = (!ranges.is_empty()).then_some(ranges.as_slice());
-    let opened = Opened::open(&args.data, some, write).map_err(Failure::usage)?;
+    let opened = Opened::open(&args.data, some, write, args.wait.0).map_err(Failure::usage)?;
+    let mark = match (&args.once, opened.mark().map_err(Failure::usage)?) {
+        (Some(id), Some(mark)) if *id == mark.id => Some(mark),
+        _ => None,
+    };
+    if mark.as_ref().is_some_and(|mark| mark.done || opened.is_sole(some)) {
+        let digest = mark.map(|mark| mark.digest).unwrap_or_default();
+        println!("This was carried out already: report {digest}. Nothing was changed now.");
+        if write && let Some(id) = args.once {
+            opened.set_mark(&Mark { id, digest: digest.clone(), done: true })?;
+        }
+        verdict.carried_out(digest, true);
+        return Ok(());
+    }
     let consent = Consent { bump: args.bump_revision, lost_ranges: args.empty_lost_ranges };
     let plan = match some {
         Some(ranges) => opened.plan_ranges(ranges, consent),
         None => opened.plan(consent),
     };
-    let plan = plan.map_err(Failure::usage)?;
+    let plan = plan.map_err(|line| verdict.refuse(Refusal::Nothing, line))?;
+    let digest = digest(&as_json(&plan.report));
+    verdict.report(&plan.report, &digest);
     match output {
-        Format::Json => println!("{}", output::json(&as_json(&plan.report))),
-        Format::Table => print!("{}", words(&plan.report)),
+        Format::Json => {
+            let mut json = as_json(&plan.report);
+            json["digest"] = digest.as_str().into();
+            println!("{}", output::json(&json));
+        }
+        Format::Table => print!("{}Digest of this report: {digest}\n", words(&plan.report)),
     }
     if let Some(ranges) = some {
-        opened.must_be_lost(ranges, tls.as_ref()).map_err(Failure::usage)?;
-    }
-    for record in &plan.report.gone {
-        if !away.contains(&record.id.0) {
-            must_be_away(record, &opened.identity, tls.as_ref()).map_err(Failure::usage)?;
-        }
+        let lost = opened.must_be_lost(ranges, tls.as_ref());
+        lost.map_err(|line| verdict.refuse(Refusal::Majority, line))?;
     }
     if let Some(objection) = plan.report.objection() {
         let line = format!("{objection}: recover a node that has one, or --empty-lost-ranges");
-        return Err(Failure { exit: Exit::Usage, line });
+        return Err(verdict.refuse(Refusal::LostKeys, line));
+    }
+    let asked = plan.report.gone.iter().filter(|record| !away.contains(&record.id.0));
+    must_be_away(&opened, asked, tls.as_ref(), verdict)?;
+    if let Some(expected) = args.expect.filter(|expected| *expected != digest) {
+        let line = format!(
+            "nothing was changed: what is kept and lost is not what report {expected} has shown, but {digest}"
+        );
+        return Err(verdict.refuse(Refusal::Outdated, line));
     }
     if dry_run {
         return Ok(());
@@ -94,12 +147,52 @@ pub(super) fn run(args: RecoverArgs) -> Result<(), Failure> {
     if !accepted {
         return Err(Failure::usage("nothing was changed: it takes --i-accept-data-loss"));
     }
-    opened.carry_out(&plan).map_err(Failure::broken)?;
+    if let Some(id) = &args.once {
+        opened.set_mark(&Mark { id: id.clone(), digest: digest.clone(), done: false })?;
+    }
+    let data = opened.carry_out(&plan).map_err(Failure::broken)?;
+    if let Some(id) = args.once {
+        data.set_mark(&Mark { id, digest: digest.clone(), done: true })?;
+    }
+    verdict.carried_out(digest, false);
     if output == Format::Table {
         let others = ", and the others with empty --data directories";
         println!("\nDone. Start this node as always{}.", if some.is_none() { others } else { "" });
     }
     Ok(())
+}
+
+/// Asks all other nodes whether they run, and refuses if one does.
+fn must_be_away<'a>(
+    opened: &Opened,
+    others: impl Iterator<Item = &'a NodeRecord>,
+    tls: Option<&Tls>,
+    verdict: &mut Verdict,
+) -> Result<(), Failure> {
+    let (mut running, mut unclear, mut lines) = (Vec::new(), None, Vec::new());
+    for record in others {
+        match presence(record, &opened.identity, tls) {
+            Presence::Away => {}
+            Presence::Runs(line) => {
+                running.push(record);
+                lines.push(line);
+            }
+            Presence::Unclear(line) => unclear = unclear.or(Some(line)),
+        }
+    }
+    verdict.running(&running);
+    let ids: Vec<NodeId> = running.iter().map(|record| record.id).collect();
+    let first = lines.into_iter().next();
+    if let (Some(first), Some(majority)) = (&first, opened.majority_with(&ids)) {
+        return Err(verdict.refuse(Refusal::Majority, format!("{first}. {majority}")));
+    }
+    if let Some(line) = unclear {
+        return Err(verdict.refuse(Refusal::Unclear, line));
+    }
+    match first {
+        Some(line) => Err(verdict.refuse(Refusal::Running, line)),
+        None => Ok(()),
+    }
 }
 
 fn nodes(nodes: &[NodeId]) -> String {

@@ -7,7 +7,7 @@ use super::nodes::Nodes;
 use bytes::Bytes;
 use holdfast_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 use serde_json::Value;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -89,14 +89,53 @@ fn one_of_three_nodes_goes_on_alone_and_becomes_whole_again() {
         let error = put(&runtime, &nodes.client(3), 1).unwrap_err();
         error.message().contains("no majority") && start.elapsed() < Duration::from_secs(1)
     });
+    // It may wait for the node to stop, as on Kubernetes.
+    let waiting = Command::new(NODE)
+        .args(["recover", "--dry-run", "--wait", "1m", "--data"])
+        .arg(nodes.data(3))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     nodes.kill(3);
+    let waited = waiting.wait_with_output().unwrap();
+    let waited = (waited.status.code().unwrap_or(-1), String::from_utf8(waited.stdout).unwrap());
 
     let parts = ["n3 becomes the whole cluster", "n1 (node-1), n2 (node-2)", "3 copies again"];
+    says(&waited, 0, &parts);
+    let digest = waited.1.lines().find_map(|line| line.strip_prefix("Digest of this report: "));
+    let digest = digest.unwrap();
     says(&recover(&nodes, 3, &["--dry-run"]), 0, &parts);
     says(&recover(&nodes, 3, &[]), 2, &["nothing was changed"]);
     says(&recover(&nodes, 3, &[&consent[..], &["--bump-revision", "5"]].concat()), 2, &["1000000"]);
-    says(&recover(&nodes, 3, &consent), 0, &["Done"]);
-    says(&recover(&nodes, 3, &consent), 2, &["nothing to recover"]);
+    // Consent to another report is none.
+    let said = nodes.directory.path().join("verdict");
+    let verdict = || -> Value { serde_json::from_slice(&std::fs::read(&said).unwrap()).unwrap() };
+    let request = |expected: &str, id: &str| {
+        let said = said.to_str().unwrap();
+        let flags = ["--expect", expected, "--once", id, "--verdict", said];
+        recover(&nodes, 3, &[&consent[..], &flags].concat())
+    };
+    says(&request("0123456789ab", "a"), 2, &["nothing was changed", digest]);
+    assert_eq!(verdict()["refusal"], "Outdated");
+    assert_eq!(verdict()["report"]["digest"], *digest);
+    says(&request(digest, "a"), 0, &["Done"]);
+    assert_eq!(verdict()["done"], true);
+    assert_eq!(verdict()["gone"].as_array().unwrap().len(), 2);
+    // The same request once more is done, another one has nothing to do.
+    says(&request(digest, "a"), 0, &["carried out already"]);
+    assert_eq!(
+        (&verdict()["done"], &verdict()["already"]),
+        (&Value::Bool(true), &Value::Bool(true))
+    );
+    says(&request(digest, "b"), 2, &["nothing to recover"]);
+    assert_eq!(verdict()["refusal"], "Nothing");
+    // The tool died after the change, before it had written that down: the disk tells.
+    let mark = nodes.data(3).join("recovered.json");
+    let begun =
+        std::fs::read_to_string(&mark).unwrap().replace("\"done\": true", "\"done\": false");
+    std::fs::write(&mark, &begun).unwrap();
+    says(&request(digest, "a"), 0, &["carried out already"]);
+    assert!(std::fs::read_to_string(&mark).unwrap().contains("\"done\": true"));
 
     nodes.start(3);
     nodes.wait_ready(&[3]);
@@ -123,6 +162,12 @@ fn one_of_three_nodes_goes_on_alone_and_becomes_whole_again() {
 
     // Three copies again: the one that was left is not needed any more.
     nodes.kill(3);
+    // Whatever became of the node since, the request is done.
+    says(
+        &recover(&nodes, 3, &[&consent[..], &["--once", "a"]].concat()),
+        0,
+        &["carried out already"],
+    );
     let left = nodes.client(2);
     nodes.wait("writes without node 3", || put(&runtime, &left, KEYS + 1).is_ok());
     let (after, _) = all(&runtime, &left);

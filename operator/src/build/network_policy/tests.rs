@@ -61,6 +61,8 @@ fn only_nodes_of_the_cluster_and_the_operator_reach_the_peer_port() {
     let rows = [
         ("a node of the cluster", names::labels("demo"), true, true),
         ("one that is drained", names::selector("demo"), true, true),
+        ("a recovery of the cluster", names::recovery_labels("demo"), true, true),
+        ("a recovery of another cluster", names::recovery_labels("other"), true, false),
         ("the operator, anywhere", operator.clone(), false, true),
         ("the operator, here", operator, true, true),
         ("a node of another cluster", names::labels("other"), true, false),
