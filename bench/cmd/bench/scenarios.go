@@ -64,7 +64,7 @@ func scenarios() []scenario {
 		{name: "recover", about: "a node that holds 1 GB is killed: time from its start until it serves", long: true, run: recoverLarge},
 		{name: "ranges10000", about: "10,000 ranges on each node of a Holdfast: idle, memory, restart", long: true, run: tenThousand},
 		{name: "large", about: "-gigabytes of data in a Holdfast: rate, memory, disk, a node killed", long: true, run: large},
-		{name: "reprotect", about: "a node that holds 1 GB is lost: time until all copies are there, 3, 4 and 8 survivors", long: true, run: reprotect},
+		{name: "reprotect", about: "a node that holds 1 GB is lost: time until all copies are there, with -survivors left", long: true, run: reprotect},
 		{name: "prefixload", about: "-minutes of writes over one key prefix of a Holdfast: ranges, leaders", long: true, run: prefixLoad},
 	}
 }
