@@ -37,6 +37,7 @@ mod leadership;
 mod levels;
 mod lifetimes;
 mod loading;
+mod log_sizes;
 mod log_writes;
 mod members;
 mod merging;
@@ -61,6 +62,7 @@ mod watching;
 use checking::Checks;
 use lifetimes::Departures;
 pub use loading::Shaping;
+use log_sizes::LogSizes;
 use log_writes::merge_write;
 use merging::Merging;
 use messages::EarlyVote;
@@ -166,6 +168,8 @@ pub struct Node {
     /// Every range that does not sleep, and some that do (see `leadership`).
     awake: BTreeSet<RangeId>,
     look_for_awake_at: Millis,
+    /// How much log there is.
+    logs: LogSizes,
     /// Ranges with something on its way to the log.
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
@@ -237,6 +241,7 @@ impl Node {
             dirty: BTreeSet::new(),
             awake: BTreeSet::new(),
             look_for_awake_at: 0,
+            logs: LogSizes::default(),
             writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,
@@ -495,6 +500,11 @@ impl Node {
                 continue;
             };
             if let Some(write) = turn.write {
+                if write.truncate.is_some() {
+                    // A raft snapshot is in its place.
+                    self.logs.forget(range);
+                }
+                self.logs.written(range, write.entries.iter().map(|entry| entry.data.len()));
                 merge_write(persist, write);
                 self.writing.insert(range);
             }

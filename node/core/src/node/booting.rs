@@ -80,6 +80,7 @@ impl Node {
             }
         };
         let boot = self.mend_log(boot);
+        self.logs.found(range, boot.last_index.saturating_sub(boot.truncated.index));
         let group =
             Group::new(me, boot, members, self.reader.clone(), self.config.election_ticks());
         let replica = Replica::new(range, group, applied, rows)?;

@@ -4,6 +4,7 @@
 //! budget, and nothing that the state does not have durably, is cut off.
 
 use super::Node;
+use super::log_sizes::{LogSizes, Share};
 use crate::effects::{LogWrite, Persist};
 use crate::ids::{Index, RangeId};
 use crate::message::Message;
@@ -37,9 +38,14 @@ impl Node {
             for left in replica.take_farewell() {
                 farewells.push((left.node, *range, left.replica));
             }
-            if let Some(cut) = truncation(replica, self.config.log_budget) {
-                replica.group.log_mut().truncate(cut);
-                writes.push(LogWrite { range: *range, truncate: Some(cut), ..LogWrite::default() });
+            writes.extend(cut_log(&mut self.logs, replica, self.config.log_budget));
+        }
+        for range in self.logs.too_large(self.config.log_budget) {
+            match self.replicas.get_mut(&range) {
+                Some(replica) => {
+                    writes.extend(cut_log(&mut self.logs, replica, self.config.log_budget));
+                }
+                None => self.logs.forget(range),
             }
         }
         for (node, range, replica) in farewells {
@@ -57,6 +63,16 @@ impl Node {
             self.effects.persist.push(Persist { sequence, sync, writes });
         }
     }
+}
+
+/// Cuts the log of a replica, if that is worth it.
+fn cut_log(logs: &mut LogSizes, replica: &mut Replica, budget: u64) -> Option<LogWrite> {
+    let (range, last) = (replica.range, replica.group.last_index());
+    let held = last - replica.group.log().truncated().index;
+    let cut = truncation(replica, logs.share(range, held, budget))?;
+    replica.group.log_mut().truncate(cut);
+    logs.cut(range, held, last - cut.index);
+    Some(LogWrite { range, truncate: Some(cut), ..LogWrite::default() })
 }
 
 /// Two turns of a group in one write: the later one continues (or replaces the tail of) the first.
@@ -77,17 +93,17 @@ pub(super) fn merge_write(persist: &mut Persist, write: LogWrite) {
 }
 
 /// How far the log of a replica may be cut: below what is durable in the state, and keeping what
-/// members that are behind still need, within the budget.
-fn truncation(replica: &Replica, budget: u64) -> Option<Applied> {
-    /// Entries kept for members that are a little behind.
-    const KEEP: Index = 2_000;
+/// members that are behind still need, within its share of the budget.
+fn truncation(replica: &Replica, share: Share) -> Option<Applied> {
+    /// Bytes of entries kept for members that are a little behind.
+    const KEEP_BYTES: u64 = 1 << 20;
     /// Cuts smaller than this are not worth a write.
-    const STEP: Index = 5_000;
-    // Entries are assumed to be of the average size that the budget is meant for.
-    let absent_max = budget / 512;
-    let (keep, step) = (KEEP.min(absent_max), STEP.min(absent_max));
+    const STEP_BYTES: u64 = 5 << 19;
+    let Share { average, most } = share;
+    let (keep, step) = (most.min(KEEP_BYTES / average), most.min(STEP_BYTES / average));
     let first = replica.group.log().truncated().index;
     let mut cut = replica.durable.saturating_sub(keep);
+    let oldest = replica.group.last_index().saturating_sub(most);
     if replica.group.is_leader() {
         let slowest = replica
             .group
@@ -97,16 +113,10 @@ fn truncation(replica: &Replica, budget: u64) -> Option<Applied> {
             .min()
             .unwrap_or(Index::MAX);
         // Within the budget, an absent member finds all it missed.
-        cut = cut.min(slowest.max(cut.saturating_sub(absent_max)));
+        cut = cut.min(slowest.max(oldest));
     } else {
         // A follower may lead tomorrow: it keeps as much as a leader might need to.
-        cut = cut.min(
-            replica
-                .group
-                .last_index()
-                .saturating_sub(absent_max)
-                .max(replica.group.log().truncated().index),
-        );
+        cut = cut.min(oldest);
     }
     if cut < first + step.max(1) {
         return None;

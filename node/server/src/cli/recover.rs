@@ -123,7 +123,7 @@ fn attempt(args: RecoverArgs, verdict: &mut Verdict) -> Result<(), Failure> {
             json["digest"] = digest.as_str().into();
             println!("{}", output::json(&json));
         }
-        Format::Table => print!("{}Digest of this report: {digest}\n", words(&plan.report)),
+        Format::Table => println!("{}Digest of this report: {digest}", words(&plan.report)),
     }
     if let Some(ranges) = some {
         let lost = opened.must_be_lost(ranges, tls.as_ref());

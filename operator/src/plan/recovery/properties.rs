@@ -209,12 +209,11 @@ impl World {
             let name = names::pod("demo", at);
             let fresh = PodView { uid: format!("{name}-{}", self.volumes), ..PodView::default() };
             observed.pods.entry(name.clone()).or_insert(fresh);
-            if !observed.volumes.contains_key(&name) {
+            observed.volumes.entry(name).or_insert_with(|| {
                 self.volumes += 1;
                 let uid = format!("new-{}", self.volumes);
-                let volume = VolumeView { uid, bound: true, ..VolumeView::default() };
-                observed.volumes.insert(name, volume);
-            }
+                VolumeView { uid, bound: true, ..VolumeView::default() }
+            });
         }
         if self.recovered && self.recovery().is_none_or(|it| !it.phase.disturbs()) {
             let well = Fixture::new(3).observed;

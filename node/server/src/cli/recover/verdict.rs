@@ -78,7 +78,7 @@ impl Verdict {
         self.gone = names(&report.gone);
     }
 
-    pub(super) fn running<'a>(&mut self, nodes: &[&'a NodeRecord]) {
+    pub(super) fn running(&mut self, nodes: &[&NodeRecord]) {
         self.running = names(nodes.iter().copied());
     }
 
