@@ -3,9 +3,11 @@
 //! Invariants (raft 0.7): between `ready` and `advance` nothing else touches the raft node; new
 //! entries are readable through the log view before `advance`; messages of a follower or candidate
 //! leave only after everything they speak of is durable; a raft snapshot is installed before the
-//! node goes on; a message that the library would panic on does not reach it ([`Refusal`]).
+//! node goes on; a message that the library would panic on does not reach it ([`Refusal`]). A group
+//! that rests is folded: [`folded`] says what is kept, and why that is all there is to know.
 
 mod admission;
+mod folded;
 
 pub use admission::Refusal;
 
@@ -13,8 +15,9 @@ use crate::effects::{LogReads, LogWrite, ReplicaBoot};
 use crate::ids::{Index, RangeId, ReplicaId, Term};
 use crate::log_view::LogView;
 use crate::state::Applied;
+use folded::Folded;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, ReadState, Ready, StateRole, Storage};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,11 +61,56 @@ struct Outstanding {
 pub struct Group {
     range: RangeId,
     me: ReplicaId,
+    reader: Arc<dyn LogReads>,
+    election_ticks: u32,
+    form: Form,
+}
+
+/// Thousands of groups rest while some work, so what only those need has a place of its own.
+enum Form {
+    Working(Box<Working>),
+    Folded(Box<Folded>),
+}
+
+/// A group at work.
+struct Working {
     raft: RawNode<LogView>,
     outstanding: VecDeque<Outstanding>,
     persisted: Index,
     installing: Option<Ready>,
-    election_ticks: usize,
+}
+
+impl Working {
+    fn new(me: ReplicaId, view: LogView, applied: Index, election_ticks: usize) -> Self {
+        let config = raft::Config {
+            id: me.0,
+            election_tick: election_ticks,
+            heartbeat_tick: 1,
+            applied,
+            max_size_per_msg: APPEND_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..raft::Config::default()
+        };
+        let persisted = view.last();
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raft = RawNode::new(&config, view, &logger)
+            .expect("the configuration is valid and the log view cannot fail");
+        Self { raft, outstanding: VecDeque::new(), persisted, installing: None }
+    }
+
+    /// See [`Group::is_installing`].
+    fn is_installing(&self) -> bool {
+        self.installing.is_some()
+            || self.outstanding.iter().any(|waiting| waiting.installed.is_some())
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.outstanding.is_empty() && self.installing.is_none() && !self.raft.has_ready()
+    }
 }
 
 impl Group {
@@ -78,44 +126,39 @@ impl Group {
             boot;
         hard_state.commit = hard_state.commit.max(applied.index).min(last_index);
         hard_state.term = hard_state.term.max(applied.term);
-        let view = LogView::new(range, reader, truncated, last_index, hard_state, conf_state);
-        let config = raft::Config {
-            id: me.0,
-            election_tick: election_ticks,
-            heartbeat_tick: 1,
-            applied: applied.index,
-            max_size_per_msg: APPEND_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MAX,
-            check_quorum: true,
-            pre_vote: true,
-            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-            ..raft::Config::default()
-        };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raft = RawNode::new(&config, view, &logger)
-            .expect("the configuration is valid and the log view cannot fail");
-        let mut group = Self {
-            range,
-            me,
-            raft,
-            outstanding: VecDeque::new(),
-            persisted: last_index,
-            installing: None,
-            election_ticks,
-        };
+        let view =
+            LogView::new(range, reader.clone(), truncated, last_index, hard_state, conf_state);
+        let working = Working::new(me, view, applied.index, election_ticks);
+        let form = Form::Working(Box::new(working));
+        let mut group = Self { range, me, reader, election_ticks: election_ticks as u32, form };
         group.settle_timeout(0);
         group
+    }
+
+    /// Makes the raft library's own state again, if this group was folded.
+    fn unfold(&mut self) -> &mut Working {
+        if let Form::Folded(folded) = &self.form {
+            let reader = self.reader.clone();
+            let working = folded.unfold(self.range, self.me, reader, self.election_ticks as usize);
+            self.form = Form::Working(Box::new(working));
+            self.settle_timeout(0);
+        }
+        match &mut self.form {
+            Form::Working(working) => working,
+            Form::Folded(_) => unreachable!("it was unfolded above"),
+        }
     }
 
     /// The raft library draws election timeouts from a random source of its own; every replay must
     /// be the same, so the timeout is a function of who we are. Lower ranks come first.
     pub fn settle_timeout(&mut self, rank: usize) {
-        let mixed = (self.range.0 ^ self.raft.raft.term.rotate_left(17))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            >> 62;
-        let extra = (rank * 2 + mixed as usize % 2).min(self.election_ticks - 1);
-        self.raft.raft.set_randomized_election_timeout(self.election_ticks + extra);
+        let Form::Working(working) = &mut self.form else { return };
+        let raft = &mut working.raft.raft;
+        let mixed =
+            (self.range.0 ^ raft.term.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62;
+        let ticks = self.election_ticks as usize;
+        let extra = (rank * 2 + mixed as usize % 2).min(ticks - 1);
+        raft.set_randomized_election_timeout(ticks + extra);
     }
 
     /// This replica.
@@ -125,113 +168,182 @@ impl Group {
 
     /// The current term.
     pub fn term(&self) -> Term {
-        self.raft.raft.term
+        match &self.form {
+            Form::Working(working) => working.raft.raft.term,
+            Form::Folded(folded) => folded.term,
+        }
     }
 
     /// True if this replica leads.
     pub fn is_leader(&self) -> bool {
-        self.raft.raft.state == StateRole::Leader
+        match &self.form {
+            Form::Working(working) => working.raft.raft.state == StateRole::Leader,
+            Form::Folded(folded) => folded.leader == self.me,
+        }
     }
 
     /// True while this replica stands for election with some prospect: asked to by the leader, or
     /// after others said that they would vote for it.
     pub fn is_candidate(&self) -> bool {
-        self.raft.raft.state == StateRole::Candidate
+        match &self.form {
+            Form::Working(working) => working.raft.raft.state == StateRole::Candidate,
+            Form::Folded(_) => false,
+        }
     }
 
     /// The leader, as far as known.
     pub fn leader(&self) -> Option<ReplicaId> {
-        match self.raft.raft.leader_id {
-            raft::INVALID_ID => None,
-            id => Some(ReplicaId(id)),
+        match &self.form {
+            Form::Working(working) => match working.raft.raft.leader_id {
+                raft::INVALID_ID => None,
+                id => Some(ReplicaId(id)),
+            },
+            Form::Folded(folded) => Some(folded.leader),
         }
     }
 
     /// The committed index.
     pub fn committed(&self) -> Index {
-        self.raft.raft.raft_log.committed
+        match &self.form {
+            Form::Working(working) => working.raft.raft.raft_log.committed,
+            Form::Folded(folded) => folded.last.index,
+        }
     }
 
     /// The last index of the log.
     pub fn last_index(&self) -> Index {
-        self.raft.raft.raft_log.last_index()
+        match &self.form {
+            Form::Working(working) => working.raft.raft.raft_log.last_index(),
+            Form::Folded(folded) => folded.last.index,
+        }
     }
 
-    /// The log as kept for the raft library.
-    pub fn log(&self) -> &LogView {
-        self.raft.store()
+    /// The members, as of what is applied.
+    pub fn members(&self) -> &Arc<ConfState> {
+        match &self.form {
+            Form::Working(working) => working.raft.store().conf_state(),
+            Form::Folded(folded) => &folded.members,
+        }
     }
 
-    /// The log as kept for the raft library.
-    pub fn log_mut(&mut self) -> &mut LogView {
-        self.raft.mut_store()
+    /// The position below which the log was cut.
+    pub fn truncated(&self) -> Applied {
+        match &self.form {
+            Form::Working(working) => working.raft.store().truncated(),
+            Form::Folded(folded) => folded.truncated,
+        }
+    }
+
+    /// The log below was cut.
+    pub fn truncate(&mut self, to: Applied) {
+        match &mut self.form {
+            Form::Working(working) => working.raft.mut_store().truncate(to),
+            Form::Folded(folded) => folded.truncated = to,
+        }
+    }
+
+    /// The term at an index, if the log still knows it.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        match &self.form {
+            Form::Working(working) => working.raft.store().term_at(index),
+            Form::Folded(folded) => folded.view(self.range, self.reader.clone()).term_at(index),
+        }
+    }
+
+    /// Offers a pinned snapshot (or takes it back).
+    pub fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
+        self.unfold().raft.mut_store().set_snapshot(snapshot);
+    }
+
+    /// Replicas that want a snapshot since the last call.
+    pub fn take_wanted(&self) -> Vec<u64> {
+        match &self.form {
+            Form::Working(working) => working.raft.store().take_wanted(),
+            Form::Folded(_) => Vec::new(),
+        }
     }
 
     /// True from the moment at which the library has taken a raft snapshot until it is installed.
     pub fn has_snapshot(&self) -> bool {
-        self.is_installing() || self.raft.raft.raft_log.unstable.snapshot.is_some()
+        match &self.form {
+            Form::Working(working) => {
+                working.is_installing() || working.raft.raft.raft_log.unstable.snapshot.is_some()
+            }
+            Form::Folded(_) => false,
+        }
     }
 
     /// True while a raft snapshot is being installed: nothing may be asked of the group. Until the
     /// new log is durable too, the library has not applied what its log no longer has, and would
     /// look for it (for changes of members) if it stood for election.
     pub fn is_installing(&self) -> bool {
-        self.installing.is_some()
-            || self.outstanding.iter().any(|waiting| waiting.installed.is_some())
+        match &self.form {
+            Form::Working(working) => working.is_installing(),
+            Form::Folded(_) => false,
+        }
     }
 
-    /// For each other member: (replica, matched index, heard of lately, is in need of a snapshot).
+    /// For each member: (replica, matched index, heard of lately, is in need of a snapshot).
     pub fn progress(&self) -> Vec<(ReplicaId, Index, bool, bool)> {
         if !self.is_leader() {
             return Vec::new();
         }
-        self.raft
-            .raft
-            .prs()
-            .iter()
-            .map(|(id, progress)| {
-                (
-                    ReplicaId(*id),
-                    progress.matched,
-                    progress.recent_active,
-                    progress.state == raft::ProgressState::Snapshot,
-                )
-            })
-            .collect()
+        match &self.form {
+            Form::Working(working) => working
+                .raft
+                .raft
+                .prs()
+                .iter()
+                .map(|(id, progress)| {
+                    (
+                        ReplicaId(*id),
+                        progress.matched,
+                        progress.recent_active,
+                        progress.state == raft::ProgressState::Snapshot,
+                    )
+                })
+                .collect(),
+            Form::Folded(folded) => {
+                folded.all().map(|id| (ReplicaId(id), folded.last.index, true, false)).collect()
+            }
+        }
     }
 
     /// Time passed.
     pub fn tick(&mut self) {
         if !self.is_installing() {
-            self.raft.tick();
+            self.unfold().raft.tick();
         }
     }
 
     /// Stand for election now. Only a voter can: the library asks that when its own clock says so,
     /// and not here.
     pub fn campaign(&mut self) {
-        if !self.is_installing() && !self.is_leader() && self.raft.raft.promotable() {
+        if self.is_installing() || self.is_leader() {
+            return;
+        }
+        let raft = &mut self.unfold().raft;
+        if raft.raft.promotable() {
             // The only error is "no such message while a configuration change is pending".
-            if self.raft.campaign().is_err() {}
+            if raft.campaign().is_err() {}
         }
     }
 
     /// The leader is known to be gone: do not protect it from elections any longer.
     pub fn forget_leader(&mut self) {
-        if !self.is_installing()
-            && !self.is_leader()
-            && self.raft.raft.leader_id != raft::INVALID_ID
-        {
-            let term = self.raft.raft.term;
-            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        if !self.is_installing() && !self.is_leader() && self.leader().is_some() {
+            let raft = &mut self.unfold().raft.raft;
+            let term = raft.term;
+            raft.become_follower(term, raft::INVALID_ID);
         }
     }
 
     /// Gives up leading, without a successor, and standing for election.
     pub fn step_down(&mut self) {
-        if self.raft.raft.state != StateRole::Follower {
-            let term = self.raft.raft.term;
-            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        let raft = &mut self.unfold().raft.raft;
+        if raft.state != StateRole::Follower {
+            let term = raft.term;
+            raft.become_follower(term, raft::INVALID_ID);
         }
     }
 
@@ -241,8 +353,20 @@ impl Group {
     /// It was not taken, and why.
     pub fn step(&mut self, message: Message) -> Result<(), Refusal> {
         self.admit(&message)?;
+        if self.is_known(&message) {
+            return Ok(());
+        }
         // Errors mean "not for me" (unknown peer, local message): raft itself recovers.
-        self.raft.step(message).or(Ok(()))
+        self.unfold().raft.step(message).or(Ok(()))
+    }
+
+    /// True if a message says only what a leader at rest knows: that the sender has its log. The
+    /// answers to its last heartbeats come when it rests already.
+    fn is_known(&self, message: &Message) -> bool {
+        let Form::Folded(folded) = &self.form else { return false };
+        message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && folded.leader == self.me
+            && message.term <= folded.term
     }
 
     /// This replica has a log and not the state to which it belongs: asks the leader for a raft
@@ -252,36 +376,41 @@ impl Group {
             return;
         }
         // The errors are "not now": no leader, nothing of its term yet, asked already.
-        if self.raft.request_snapshot().is_err() {}
+        if self.unfold().raft.request_snapshot().is_err() {}
     }
 
     /// Proposes an entry. False: refused for now. Only a leader's proposal is taken; it is never
     /// forwarded.
     pub fn propose(&mut self, data: Vec<u8>) -> bool {
-        !self.is_installing() && self.is_leader() && self.raft.propose(Vec::new(), data).is_ok()
+        !self.is_installing()
+            && self.is_leader()
+            && self.unfold().raft.propose(Vec::new(), data).is_ok()
     }
 
     /// Proposes a change of members.
     pub fn propose_change(&mut self, context: Vec<u8>, change: ConfChangeV2) -> bool {
         !self.is_installing()
             && self.is_leader()
-            && self.raft.propose_conf_change(context, change).is_ok()
+            && self.unfold().raft.propose_conf_change(context, change).is_ok()
     }
 
     /// A change of members is proposed and not applied: another would be ignored.
     pub fn is_changing(&self) -> bool {
-        self.raft.raft.has_pending_conf()
+        match &self.form {
+            Form::Working(working) => working.raft.raft.has_pending_conf(),
+            Form::Folded(_) => false,
+        }
     }
 
     /// Between the two halves of a joint change: the second half has to be proposed if the leader
     /// that would have done so is gone.
     pub fn is_joint(&self) -> bool {
-        !self.raft.store().conf_state().voters_outgoing.is_empty()
+        !self.members().voters_outgoing.is_empty()
     }
 
     /// Does this replica count, or will it, or did it until a change that is not over?
     pub fn is_member(&self, replica: ReplicaId) -> bool {
-        let members = self.raft.store().conf_state();
+        let members = self.members();
         [&members.voters, &members.voters_outgoing, &members.learners, &members.learners_next]
             .into_iter()
             .any(|part| part.contains(&replica.0))
@@ -289,29 +418,29 @@ impl Group {
 
     /// A change of members was applied.
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> ConfState {
-        let state = self
-            .raft
+        let raft = &mut self.unfold().raft;
+        let state = raft
             .apply_conf_change(change)
             .expect("a committed change of members is valid: it was checked when proposed");
-        self.raft.mut_store().set_conf_state(state.clone());
+        raft.mut_store().set_conf_state(state.clone());
         state
     }
 
     /// Whoever says so knows that this position is committed. True if that was news, and the log has
     /// it.
     pub fn commit_to(&mut self, position: Applied) -> bool {
-        let known = self.raft.store().term_at(position.index) == Some(position.term);
-        if self.is_installing() || self.committed() >= position.index || !known {
+        let known = || self.term_at(position.index) == Some(position.term);
+        if self.is_installing() || self.committed() >= position.index || !known() {
             return false;
         }
-        self.raft.raft.raft_log.commit_to(position.index);
+        self.unfold().raft.raft.raft_log.commit_to(position.index);
         true
     }
 
     /// Starts a quorum round that confirms leadership.
     pub fn confirm(&mut self, round: u64) {
         if !self.is_installing() && self.is_leader() {
-            self.raft.read_index(round.to_be_bytes().to_vec());
+            self.unfold().raft.read_index(round.to_be_bytes().to_vec());
         }
     }
 
@@ -319,24 +448,31 @@ impl Group {
     /// forward the wish to whoever leads now.
     pub fn transfer(&mut self, to: ReplicaId) {
         if !self.is_installing() && self.is_leader() {
-            self.raft.transfer_leader(to.0);
+            self.unfold().raft.transfer_leader(to.0);
         }
     }
 
     /// True while a hand-over is under way.
     pub fn is_transferring(&self) -> bool {
-        self.raft.raft.lead_transferee.is_some()
+        match &self.form {
+            Form::Working(working) => working.raft.raft.lead_transferee.is_some(),
+            Form::Folded(_) => false,
+        }
     }
 
     /// Gives up a hand-over that did not happen.
     pub fn abort_transfer(&mut self) {
-        self.raft.raft.abort_leader_transfer();
+        if let Form::Working(working) = &mut self.form {
+            working.raft.raft.abort_leader_transfer();
+        }
     }
 
-    /// A member cannot be reached.
+    /// A member cannot be reached. (A group at rest probes all of them anyway when it works again.)
     pub fn unreachable(&mut self, replica: ReplicaId) {
-        if !self.is_installing() {
-            self.raft.report_unreachable(replica.0);
+        if let Form::Working(working) = &mut self.form
+            && !working.is_installing()
+        {
+            working.raft.report_unreachable(replica.0);
         }
     }
 
@@ -345,21 +481,26 @@ impl Group {
         if !self.is_installing() {
             let status =
                 if ok { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
-            self.raft.report_snapshot(to.0, status);
+            self.unfold().raft.report_snapshot(to.0, status);
         }
     }
 
     /// Everything up to here was applied.
     pub fn applied(&mut self, index: Index) {
-        self.raft.advance_apply_to(index);
+        // Nothing that a folded group does not know.
+        if let Form::Working(working) = &mut self.form {
+            working.raft.advance_apply_to(index);
+        }
     }
 
     /// Collects what there is to do. `sequence` names the write, if there is one.
     pub fn turn(&mut self, sequence: u64) -> Option<Turn> {
-        if self.installing.is_some() || !self.raft.has_ready() {
+        let range = self.range;
+        let Form::Working(working) = &mut self.form else { return None };
+        if working.installing.is_some() || !working.raft.has_ready() {
             return None;
         }
-        let mut ready = self.raft.ready();
+        let mut ready = working.raft.ready();
         let mut turn = Turn {
             messages: ready.take_messages(),
             committed: ready.take_committed_entries(),
@@ -368,27 +509,94 @@ impl Group {
         };
         if !ready.snapshot().is_empty() {
             turn.snapshot = Some(ready.snapshot().clone());
-            self.installing = Some(ready);
+            working.installing = Some(ready);
             return Some(turn);
         }
-        self.advance(ready, sequence, None, &mut turn);
+        working.advance(range, ready, sequence, None, &mut turn);
         Some(turn)
     }
 
     /// The raft snapshot is installed and durable in the state.
     pub fn installed(&mut self, sequence: u64) -> Option<(Applied, Turn)> {
-        let ready = self.installing.take()?;
+        let range = self.range;
+        let Form::Working(working) = &mut self.form else { return None };
+        let ready = working.installing.take()?;
         let meta = ready.snapshot().get_metadata();
         let position = Applied { index: meta.index, term: meta.term };
         let conf_state = meta.get_conf_state().clone();
-        self.raft.mut_store().reset_to(position, conf_state);
+        working.raft.mut_store().reset_to(position, conf_state);
         let mut turn = Turn::default();
-        self.advance(ready, sequence, Some(position), &mut turn);
+        working.advance(range, ready, sequence, Some(position), &mut turn);
         Some((position, turn))
     }
 
+    /// Term and vote as last made durable (or on the way).
+    pub fn hard_state(&self) -> HardState {
+        match &self.form {
+            Form::Working(working) => working.hard_state(),
+            Form::Folded(folded) => folded.hard_state(),
+        }
+    }
+
+    /// Writes up to `sequence` are durable: gives the messages that waited for them.
+    pub fn persisted(&mut self, sequence: u64) -> Vec<Message> {
+        match &mut self.form {
+            Form::Working(working) => working.persisted(sequence),
+            Form::Folded(_) => Vec::new(),
+        }
+    }
+
+    /// True if something waits for the disk.
+    pub fn is_waiting(&self) -> bool {
+        match &self.form {
+            Form::Working(working) => !working.outstanding.is_empty(),
+            Form::Folded(_) => false,
+        }
+    }
+
+    /// True if nothing waits for the disk and nothing is left to do.
+    pub fn is_quiet(&self) -> bool {
+        match &self.form {
+            Form::Working(working) => working.is_quiet(),
+            Form::Folded(_) => true,
+        }
+    }
+
+    /// Bytes that a group at rest takes beside itself.
+    #[cfg(test)]
+    pub const FOLDED_BYTES: usize = size_of::<Folded>();
+
+    /// True if it rests, and as little as possible is kept of it.
+    pub fn is_folded(&self) -> bool {
+        matches!(self.form, Form::Folded(_))
+    }
+
+    /// Gives back memory that only a group at work needs: a node may hold thousands that sleep.
+    pub fn rest(&mut self) {
+        let Form::Working(working) = &mut self.form else { return };
+        match Folded::of(working, self.me) {
+            Some(folded) => self.form = Form::Folded(Box::new(folded)),
+            None => working.rest(),
+        }
+    }
+
+    /// True if every member has everything.
+    pub fn all_caught_up(&self, applied: Index) -> bool {
+        let last = self.last_index();
+        let followed = || match &self.form {
+            Form::Working(working) => {
+                working.raft.raft.prs().iter().all(|(_, progress)| progress.matched == last)
+            }
+            Form::Folded(_) => true,
+        };
+        self.is_leader() && applied == last && self.committed() == last && followed()
+    }
+}
+
+impl Working {
     fn advance(
         &mut self,
+        range: RangeId,
         mut ready: Ready,
         sequence: u64,
         truncate: Option<Applied>,
@@ -407,17 +615,11 @@ impl Group {
         let last_entry = entries.last().map(|entry| entry.index);
         self.raft.advance_append_async(ready);
         if must_write {
-            let hard_state = hard_state.or_else(|| Some(self.full_hard_state()));
+            let hard_state = hard_state.or_else(|| Some(self.hard_state()));
             // Entries above a raft snapshot's position may contradict it: they go as well.
             let destroy = truncate.is_some();
-            turn.write = Some(LogWrite {
-                range: self.range,
-                entries,
-                hard_state,
-                truncate,
-                destroy,
-                removed: None,
-            });
+            turn.write =
+                Some(LogWrite { range, entries, hard_state, truncate, destroy, removed: None });
             self.outstanding.push_back(Outstanding {
                 sequence,
                 ready: number,
@@ -434,17 +636,12 @@ impl Group {
         }
     }
 
-    /// Term and vote as last made durable (or on the way).
-    pub fn hard_state(&self) -> HardState {
-        self.full_hard_state()
-    }
-
-    fn full_hard_state(&self) -> HardState {
+    fn hard_state(&self) -> HardState {
         self.raft.store().initial_state().expect("the log view cannot fail").hard_state
     }
 
-    /// Writes up to `sequence` are durable: gives the messages that waited for them.
-    pub fn persisted(&mut self, sequence: u64) -> Vec<Message> {
+    /// See [`Group::persisted`].
+    fn persisted(&mut self, sequence: u64) -> Vec<Message> {
         let mut released = Vec::new();
         while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence) {
             let done = self.outstanding.pop_front().expect("checked above");
@@ -462,31 +659,12 @@ impl Group {
         released
     }
 
-    /// True if something waits for the disk.
-    pub fn is_waiting(&self) -> bool {
-        !self.outstanding.is_empty()
-    }
-
-    /// True if nothing waits for the disk and nothing is left to do.
-    pub fn is_quiet(&self) -> bool {
-        self.outstanding.is_empty() && self.installing.is_none() && !self.raft.has_ready()
-    }
-
-    /// Gives back memory that only a group at work needs: a node may hold thousands that sleep.
-    pub fn rest(&mut self) {
+    /// For a group that cannot be folded: what it needs only when there is work.
+    fn rest(&mut self) {
         self.raft.raft.maybe_free_inflight_buffers();
         let persisted = self.persisted;
         self.raft.mut_store().rest(persisted);
         self.outstanding.shrink_to_fit();
-    }
-
-    /// True if every member has everything.
-    pub fn all_caught_up(&self, applied: Index) -> bool {
-        let last = self.last_index();
-        self.is_leader()
-            && applied == last
-            && self.committed() == last
-            && self.raft.raft.prs().iter().all(|(_, progress)| progress.matched == last)
     }
 }
 

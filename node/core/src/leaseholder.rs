@@ -24,9 +24,11 @@ use crate::key::Span;
 use crate::message::{InternalReply, Outcome, SequencerItemKind, SequencerReply};
 use crate::read::ReadWork;
 use crate::request::{Op, OpResult, Response};
+use crate::seldom::{Empty, Seldom};
 use crate::state::{Mutation, StateReads};
 use locks::Locks;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::LazyLock;
 
 /// Commands of one range that are planned and not applied.
 const PENDING_MAX: usize = 8192;
@@ -151,7 +153,17 @@ struct WaitingRead {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Leaseholder {
+    /// Of the next command. Never used again, whatever else is forgotten: late answers name it.
     next_number: u64,
+    /// The newest revision that answered one of this range's questions.
+    watermark: Revision,
+    /// Most ranges have nothing to do.
+    busy: Seldom<Busy>,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+struct Busy {
     pending: VecDeque<Pending>,
     bytes: usize,
     by_id: BTreeMap<RequestId, u64>,
@@ -161,12 +173,17 @@ pub struct Leaseholder {
     reads: VecDeque<WaitingRead>,
     /// Requests that wait for an empty pipeline, the first of which needs it.
     blocked: VecDeque<Asked>,
-    /// The newest revision that answered one of this range's questions.
-    watermark: Revision,
     /// Transactions over several ranges.
     locks: Locks,
     /// A cut whose turn has come.
     cut: Option<Asked>,
+}
+
+impl Empty for Busy {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Busy> = LazyLock::new(Busy::default);
+        &EMPTY
+    }
 }
 
 /// What a leaseholder needs to see while it works.
@@ -188,20 +205,20 @@ pub struct View<'a> {
 impl Leaseholder {
     /// Number of commands not applied yet.
     pub fn pending(&self) -> usize {
-        self.pending.len()
+        self.busy.pending.len()
     }
 
     /// True if nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
-            && self.reads.is_empty()
-            && self.blocked.is_empty()
-            && self.locks.are_idle()
+        self.busy.pending.is_empty()
+            && self.busy.reads.is_empty()
+            && self.busy.blocked.is_empty()
+            && self.busy.locks.are_idle()
     }
 
     /// True if requests wait for the pipeline to run dry.
     pub fn has_blocked(&self) -> bool {
-        !self.blocked.is_empty()
+        !self.busy.blocked.is_empty()
     }
 
     /// A request.
@@ -209,11 +226,11 @@ impl Leaseholder {
         if self.lock_again(&asked, view, out) {
             return;
         }
-        if !self.blocked.is_empty() || self.is_barred() {
-            if self.blocked.len() >= BLOCKED_MAX {
+        if !self.busy.blocked.is_empty() || self.is_barred() {
+            if self.busy.blocked.len() >= BLOCKED_MAX {
                 return out.misrouted(asked.asker, Misrouted::Busy);
             }
-            self.blocked.push_back(asked);
+            self.busy.blocked.push_back(asked);
             return;
         }
         self.admit(asked, false, view, out);
@@ -245,11 +262,11 @@ impl Leaseholder {
             Seen::Stale => return,
             Seen::New => {}
         }
-        if let Some(index) = self.by_id.get(&asked.id).and_then(|number| self.index(*number)) {
-            self.pending[index].also.push(asked.asker);
+        if let Some(index) = self.busy.by_id.get(&asked.id).and_then(|number| self.index(*number)) {
+            self.busy.pending[index].also.push(asked.asker);
             return;
         }
-        if self.pending.len() >= PENDING_MAX || self.bytes > PENDING_BYTES_MAX {
+        if self.busy.pending.len() >= PENDING_MAX || self.busy.bytes > PENDING_BYTES_MAX {
             return out.misrouted(asked.asker, Misrouted::Busy);
         }
         self.plan(asked, confirmed, LISTED_DELETES_MAX, view, out);
@@ -269,7 +286,7 @@ impl Leaseholder {
             known: view.known,
             confirmed,
             compacted: view.compacted,
-            overlay: &self.overlay,
+            overlay: &self.busy.overlay,
             listed_max,
         };
         match eval::plan(op, base, view.state) {
@@ -311,8 +328,8 @@ impl Leaseholder {
                 out.questions.push((SequencerItemKind::Read, Cookie::Probe(asked)));
             }
             Ok(Plan::TooManyDeletes) => {
-                if !self.pending.is_empty() {
-                    self.blocked.push_back(asked);
+                if !self.busy.pending.is_empty() {
+                    self.busy.blocked.push_back(asked);
                 } else if let Op::Delete(delete) = op {
                     // With an empty pipeline, a large deletion goes into the log as its span.
                     let span = Span::from_etcd(&delete.key, &delete.range_end);
@@ -327,16 +344,16 @@ impl Leaseholder {
     }
 
     fn plan_cut(&mut self, asked: Asked) {
-        if self.pending.is_empty() {
-            self.cut = Some(asked);
+        if self.busy.pending.is_empty() {
+            self.busy.cut = Some(asked);
         } else {
-            self.blocked.push_back(asked);
+            self.busy.blocked.push_back(asked);
         }
     }
 
     /// A cut to be proposed now. Whoever takes it gives up the lease.
     pub fn take_cut(&mut self) -> Option<Asked> {
-        self.cut.take()
+        self.busy.cut.take()
     }
 
     fn plan_revoke(&mut self, asked: Asked, view: &View<'_>, out: &mut Out) {
@@ -348,12 +365,12 @@ impl Leaseholder {
             Seen::Stale => return,
             Seen::New => {}
         }
-        if self.by_id.contains_key(&asked.id) {
+        if self.busy.by_id.contains_key(&asked.id) {
             return;
         }
         // Pending commands may attach or detach keys: let them be applied first.
-        if !self.pending.is_empty() {
-            self.blocked.push_back(asked);
+        if !self.busy.pending.is_empty() {
+            self.busy.blocked.push_back(asked);
             return;
         }
         let revision = PENDING_BASE + self.next_number as Revision;
@@ -384,11 +401,11 @@ impl Leaseholder {
         self.next_number += 1;
         let size = change_size(&change);
         if let Change::Keys(mutations) = &change {
-            self.overlay.insert(mutations);
+            self.busy.overlay.insert(mutations);
         }
-        self.bytes += size;
-        self.by_id.insert(asked.id, number);
-        self.pending.push_back(Pending {
+        self.busy.bytes += size;
+        self.busy.by_id.insert(asked.id, number);
+        self.busy.pending.push_back(Pending {
             number,
             asked,
             also: Vec::new(),
@@ -409,12 +426,14 @@ impl Leaseholder {
         view: &View<'_>,
         out: &mut Out,
     ) {
-        if self.locks.stand() {
+        if self.busy.locks.stand() {
             return self.put_aside(cookie, reply, out);
         }
         // A lock is on its way: nothing is planned any more, not even what was asked for before.
-        if let (true, Cookie::Probe(asked)) = (self.locks.bar() || self.cut.is_some(), &cookie) {
-            self.blocked.push_front(asked.clone());
+        if let (true, Cookie::Probe(asked)) =
+            (self.busy.locks.bar() || self.busy.cut.is_some(), &cookie)
+        {
+            self.busy.blocked.push_front(asked.clone());
             return;
         }
         match (cookie, reply) {
@@ -444,7 +463,8 @@ impl Leaseholder {
 
     fn grant(&mut self, number: u64, revision: Revision) {
         let Some(index) = self.index(number) else { return };
-        let pending = &mut self.pending[index];
+        let busy = &mut *self.busy;
+        let pending = &mut busy.pending[index];
         let placeholder = PENDING_BASE + number as Revision;
         if let Change::Keys(mutations) = &mut pending.change {
             for mutation in mutations.iter_mut() {
@@ -454,32 +474,33 @@ impl Leaseholder {
                     mutation.version.create_revision = if creator == number {
                         revision
                     } else {
-                        *self.granted.get(&creator).expect("grants come in the order of planning")
+                        *busy.granted.get(&creator).expect("grants come in the order of planning")
                     };
                 }
             }
-            self.overlay.settle(placeholder, mutations, revision);
+            busy.overlay.settle(placeholder, mutations, revision);
         }
         if let Some(answer) = &mut pending.answer {
             eval::settle_answer(answer, revision);
         }
         pending.revision = Some(revision);
         self.watermark = revision;
-        self.granted.insert(number, revision);
-        while self.granted.len() > 2 * PENDING_MAX {
-            self.granted.pop_first();
+        busy.granted.insert(number, revision);
+        while busy.granted.len() > 2 * PENDING_MAX {
+            busy.granted.pop_first();
         }
     }
 
     /// A command was refused: what was planned after it has to be planned again.
     fn refuse(&mut self, number: u64, view: &View<'_>, out: &mut Out) {
         let Some(index) = self.index(number) else { return };
-        let mut again: Vec<Pending> = self.pending.drain(index..).collect();
+        let busy = &mut *self.busy;
+        let mut again: Vec<Pending> = busy.pending.drain(index..).collect();
         let refused = again.remove(0);
-        self.overlay.clear();
-        for pending in &self.pending {
+        busy.overlay.clear();
+        for pending in &busy.pending {
             if let Change::Keys(mutations) = &pending.change {
-                self.overlay.insert(mutations);
+                busy.overlay.insert(mutations);
             }
         }
         // Numbers of dropped commands are not used again: late answers do not find them.
@@ -501,20 +522,20 @@ impl Leaseholder {
 
     /// Where the command with this number is. Numbers grow, but dropped ones leave gaps.
     fn index(&self, number: u64) -> Option<usize> {
-        self.pending.binary_search_by_key(&number, |pending| pending.number).ok()
+        self.busy.pending.binary_search_by_key(&number, |pending| pending.number).ok()
     }
 
     /// True while a command is pending whose changes the overlay cannot show.
     fn is_barred(&self) -> bool {
-        let last = self.pending.back();
+        let last = self.busy.pending.back();
         last.is_some_and(|last| matches!(last.change, Change::DeleteSpan(_)))
-            || self.locks.bar()
-            || self.cut.is_some()
+            || self.busy.locks.bar()
+            || self.busy.cut.is_some()
     }
 
     fn forget(&mut self, pending: &Pending) {
-        self.bytes -= pending.size;
-        self.by_id.remove(&pending.asked.id);
+        self.busy.bytes -= pending.size;
+        self.busy.by_id.remove(&pending.asked.id);
     }
 
     fn read_at(
@@ -526,10 +547,10 @@ impl Leaseholder {
         out: &mut Out,
     ) {
         let last_granted =
-            self.pending.iter().rev().find(|p| p.revision.is_some()).map(|p| p.number);
+            self.busy.pending.iter().rev().find(|p| p.revision.is_some()).map(|p| p.number);
         match last_granted {
             Some(after) => {
-                self.reads.push_back(WaitingRead { after, revision, asker, op });
+                self.busy.reads.push_back(WaitingRead { after, revision, asker, op });
             }
             None => {
                 out.reads.push((
@@ -544,8 +565,8 @@ impl Leaseholder {
     pub fn take_proposals(&mut self) -> Vec<Vec<Command>> {
         let mut entries: Vec<Vec<Command>> = Vec::new();
         let mut bytes = usize::MAX;
-        let start = self.pending.partition_point(|pending| pending.proposed);
-        for pending in self.pending.range_mut(start..) {
+        let start = self.busy.pending.partition_point(|pending| pending.proposed);
+        for pending in self.busy.pending.range_mut(start..) {
             let Some(revision) = pending.revision else { break };
             pending.proposed = true;
             if bytes.saturating_add(pending.size) > ENTRY_BYTES_MAX {
@@ -571,12 +592,12 @@ impl Leaseholder {
         view: &View<'_>,
         out: &mut Out,
     ) {
-        if self.pending.front().is_none_or(|first| first.revision != Some(revision)) {
+        if self.busy.pending.front().is_none_or(|first| first.revision != Some(revision)) {
             return;
         }
-        let done = self.pending.pop_front().expect("checked above");
+        let done = self.busy.pending.pop_front().expect("checked above");
         self.forget(&done);
-        self.overlay.remove_applied(mutations);
+        self.busy.overlay.remove_applied(mutations);
         for asker in done.also.iter().copied().chain([done.asked.asker]) {
             match (&done.asked.work, &done.answer) {
                 (Work::RevokeLease(_), _) => {
@@ -599,8 +620,8 @@ impl Leaseholder {
                 }
             }
         }
-        while self.reads.front().is_some_and(|read| read.after <= done.number) {
-            let read = self.reads.pop_front().expect("checked above");
+        while self.busy.reads.front().is_some_and(|read| read.after <= done.number) {
+            let read = self.busy.reads.pop_front().expect("checked above");
             out.reads.push((
                 read.asker,
                 ReadWork::At {
@@ -616,21 +637,21 @@ impl Leaseholder {
     /// Requests that waited for an empty pipeline. To be called after the state shows what was
     /// applied.
     pub fn unblock(&mut self, view: &View<'_>, out: &mut Out) {
-        while self.pending.is_empty() && !self.is_barred() {
-            let Some(asked) = self.blocked.pop_front() else { return };
+        while self.busy.pending.is_empty() && !self.is_barred() {
+            let Some(asked) = self.busy.blocked.pop_front() else { return };
             self.admit(asked, false, view, out);
         }
         // Others may follow as long as none needs the pipeline empty again.
-        while self.blocked.front().is_some_and(|asked| matches!(asked.work, Work::Op(_)))
-            && self.pending.len() < PENDING_MAX
+        while self.busy.blocked.front().is_some_and(|asked| matches!(asked.work, Work::Op(_)))
+            && self.busy.pending.len() < PENDING_MAX
             && !self.is_barred()
         {
-            let asked = self.blocked.pop_front().expect("checked above");
-            let waiting = self.blocked.len();
+            let asked = self.busy.blocked.pop_front().expect("checked above");
+            let waiting = self.busy.blocked.len();
             self.admit(asked, false, view, out);
-            if self.blocked.len() > waiting {
+            if self.busy.blocked.len() > waiting {
                 // It went to the back; it belongs to the front.
-                self.blocked.rotate_right(1);
+                self.busy.blocked.rotate_right(1);
                 return;
             }
         }
@@ -638,7 +659,7 @@ impl Leaseholder {
 
     /// The watermark: nothing at or below it will be written in this range any more.
     pub fn watermark(&self) -> Revision {
-        match self.pending.front().and_then(|first| first.revision) {
+        match self.busy.pending.front().and_then(|first| first.revision) {
             Some(oldest) => self.watermark.min(oldest - 1),
             None => self.watermark,
         }
@@ -646,29 +667,33 @@ impl Leaseholder {
 
     /// The lease is gone: everybody has to ask elsewhere.
     pub fn abandon(&mut self, hint: Option<NodeId>, out: &mut Out) {
+        self.watermark = 0;
+        let mut busy = self.busy.take();
         let reason = Misrouted::NotLeaseholder { hint };
-        for pending in self.pending.drain(..) {
+        for pending in busy.pending.drain(..) {
             let proposed = pending.proposed.then_some(Misrouted::Abandoned { hint });
             let reason = proposed.unwrap_or_else(|| reason.clone());
             for asker in pending.also.iter().copied().chain([pending.asked.asker]) {
                 out.misrouted(asker, reason.clone());
             }
         }
-        for read in self.reads.drain(..) {
+        for read in busy.reads.drain(..) {
             out.misrouted(read.asker, reason.clone());
         }
-        for asked in self.blocked.drain(..) {
+        for asked in busy.blocked.drain(..) {
             out.misrouted(asked.asker, reason.clone());
         }
-        self.locks.abandon(&reason, out);
-        if let Some(asked) = self.cut.take() {
+        busy.locks.abandon(&reason, out);
+        if let Some(asked) = busy.cut.take() {
             out.misrouted(asked.asker, reason.clone());
         }
-        self.by_id.clear();
-        self.overlay.clear();
-        self.granted.clear();
-        self.bytes = 0;
-        self.watermark = 0;
+    }
+
+    /// Gives back memory, if nothing is under way.
+    pub fn rest(&mut self) {
+        if self.is_idle() && self.busy.cut.is_none() && self.busy.locks.are_told() {
+            drop(self.busy.take());
+        }
     }
 }
 

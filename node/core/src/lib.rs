@@ -49,6 +49,8 @@ pub mod leaseholder;
 
 pub mod replica;
 
+mod seldom;
+
 pub mod bootstrap;
 
 pub mod placement;

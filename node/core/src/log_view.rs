@@ -26,8 +26,10 @@ pub struct LogView {
     cache_bytes: usize,
     truncated: Applied,
     last_index: Index,
+    /// Index and term of an entry, the last one when this was set, that need not be looked up; 0: none.
+    end: Applied,
     hard_state: HardState,
-    conf_state: ConfState,
+    conf_state: Arc<ConfState>,
     /// A pinned raft snapshot, handed out when the raft library asks.
     snapshot: Option<Snapshot>,
     /// Replicas that the raft library wanted a snapshot for, and there was none.
@@ -42,7 +44,7 @@ impl LogView {
         truncated: Applied,
         last_index: Index,
         hard_state: HardState,
-        conf_state: ConfState,
+        conf_state: impl Into<Arc<ConfState>>,
     ) -> Self {
         Self {
             range,
@@ -51,11 +53,17 @@ impl LogView {
             cache_bytes: 0,
             truncated,
             last_index: last_index.max(truncated.index),
+            end: Applied::default(),
             hard_state,
-            conf_state,
+            conf_state: conf_state.into(),
             snapshot: None,
             wanted: RefCell::new(Vec::new()),
         }
+    }
+
+    /// What is known of the last entry.
+    pub fn set_end(&mut self, end: Applied) {
+        self.end = end;
     }
 
     /// New entries, replacing whatever had their index or a later one.
@@ -68,6 +76,9 @@ impl LogView {
         if self.cache.back().is_some_and(|entry| entry.index + 1 != first.index) {
             self.cache.clear();
             self.cache_bytes = 0;
+        }
+        if first.index <= self.end.index {
+            self.end = Applied::default();
         }
         for entry in entries {
             self.cache_bytes += entry.data.len();
@@ -114,7 +125,8 @@ impl LogView {
         self.cache_bytes = 0;
         self.truncated = position;
         self.last_index = position.index;
-        self.conf_state = conf_state;
+        self.end = Applied::default();
+        self.conf_state = conf_state.into();
     }
 
     /// The position below which the log was cut.
@@ -139,17 +151,22 @@ impl LogView {
 
     /// Remembers the members.
     pub fn set_conf_state(&mut self, conf_state: ConfState) {
-        self.conf_state = conf_state;
+        self.conf_state = conf_state.into();
     }
 
     /// The members.
-    pub fn conf_state(&self) -> &ConfState {
+    pub fn conf_state(&self) -> &Arc<ConfState> {
         &self.conf_state
     }
 
     /// Offers a pinned snapshot (or takes it back).
     pub fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
         self.snapshot = snapshot;
+    }
+
+    /// True if a snapshot is offered or wanted.
+    pub fn has_snapshots(&self) -> bool {
+        self.snapshot.is_some() || !self.wanted.borrow().is_empty()
     }
 
     /// Replicas that want a snapshot since the last call.
@@ -160,7 +177,8 @@ impl LogView {
 
 impl Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState { hard_state: self.hard_state.clone(), conf_state: self.conf_state.clone() })
+        let conf_state = ConfState::clone(&self.conf_state);
+        Ok(RaftState { hard_state: self.hard_state.clone(), conf_state })
     }
 
     fn entries(
@@ -208,6 +226,9 @@ impl Storage for LogView {
         }
         if index > self.last_index {
             return Err(raft::Error::Store(StorageError::Unavailable));
+        }
+        if index == self.end.index {
+            return Ok(self.end.term);
         }
         match self.cache.front() {
             Some(front) if index >= front.index => {

@@ -38,6 +38,7 @@ use crate::state::SystemRow;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Answers of past changes that are remembered for repeated requests. Only what is still under way
 /// at a gateway can be repeated; this is far more than a gateway has under way for the meta range.
@@ -83,7 +84,7 @@ struct Scalars {
 pub struct MetaState {
     scalars: Scalars,
     nodes: BTreeMap<NodeId, NodeRecord>,
-    ranges: BTreeMap<RangeId, RangeDescriptor>,
+    ranges: BTreeMap<RangeId, Arc<RangeDescriptor>>,
     /// Generations of the descriptors that came by the log. `ranges` may know newer ones from
     /// peers, which must not sway what applying an entry writes.
     logged: BTreeMap<RangeId, u64>,
@@ -195,7 +196,7 @@ impl MetaState {
             row(&mut rows, b'N', node.id.0, Some(node));
         }
         for range in self.ranges.values() {
-            row(&mut rows, b'R', range.id.0, Some(range));
+            row(&mut rows, b'R', range.id.0, Some(&**range));
         }
         self.policies.all_rows(&mut rows);
         rows
@@ -222,7 +223,7 @@ impl MetaState {
     }
 
     /// All ranges.
-    pub fn ranges(&self) -> &BTreeMap<RangeId, RangeDescriptor> {
+    pub fn ranges(&self) -> &BTreeMap<RangeId, Arc<RangeDescriptor>> {
         &self.ranges
     }
 

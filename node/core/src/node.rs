@@ -512,7 +512,7 @@ impl Node {
             if replica.descriptor.is_some() {
                 committed.entry(range).or_default().extend(turn.committed);
             }
-            let wanted = replica.group.log().take_wanted();
+            let wanted = replica.group.take_wanted();
             self.send_raft(range, turn.messages);
             if let Some(snapshot) = turn.snapshot {
                 self.install_snapshot(range, &snapshot);
@@ -579,8 +579,8 @@ impl Node {
 
     fn outcome(&mut self, asker: Asker, mut outcome: Outcome) {
         if let Outcome::Misrouted { reason: Misrouted::RangeMoved, descriptors } = &mut outcome {
-            descriptors
-                .extend(self.replicas.values().filter_map(|replica| replica.descriptor.clone()));
+            let all = self.replicas.values();
+            descriptors.extend(all.filter_map(|replica| replica.descriptor.as_deref().cloned()));
         }
         match asker {
             Asker::Local(sequence) => self.routed_outcome(sequence, outcome),

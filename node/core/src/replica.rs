@@ -29,6 +29,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Key of the system row with the descriptor.
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -121,7 +122,7 @@ pub struct Split {
 const SHAPES_MAX: usize = 8;
 
 /// What a replica was from an index on.
-type Shape = (Index, ConfState, Option<RangeDescriptor>);
+type Shape = (Index, Arc<ConfState>, Option<Arc<RangeDescriptor>>);
 
 /// See the module.
 pub struct Replica {
@@ -130,7 +131,7 @@ pub struct Replica {
     /// Its Raft group member.
     pub group: Group,
     /// `None` until a raft snapshot brings it (a replica that is just being added).
-    pub descriptor: Option<RangeDescriptor>,
+    pub descriptor: Option<Arc<RangeDescriptor>>,
     /// Position applied.
     pub applied: Applied,
     /// Position that is durable in the state.
@@ -201,6 +202,25 @@ impl Replica {
         awake.insert(self.range);
     }
 
+    /// Gives back memory that only a replica at work needs. `known` is the directory's copy of the
+    /// descriptor: one is enough, if they are equal.
+    pub fn rest(&mut self, known: Option<&Arc<RangeDescriptor>>) {
+        if let (Some(known), Some(own)) = (known, &mut self.descriptor)
+            && known == own
+        {
+            own.clone_from(known);
+            if let Some((_, _, Some(shape))) = self.shapes.back_mut()
+                && shape == known
+            {
+                shape.clone_from(known);
+            }
+        }
+        self.growth.load.forget_sample();
+        self.leaseholder.rest();
+        self.waiting.shrink_to_fit();
+        self.group.rest();
+    }
+
     /// A replica over its group; typed state comes from `rows`.
     ///
     /// # Errors
@@ -256,10 +276,10 @@ impl Replica {
     pub fn load(&mut self, rows: &[(Bytes, Bytes)]) -> Result<(), String> {
         let find = |key: &[u8]| rows.iter().find(|(k, _)| k == key).map(|(_, value)| value);
         self.descriptor = match find(DESCRIPTOR_ROW) {
-            Some(value) => Some(
+            Some(value) => Some(Arc::new(
                 postcard::from_bytes(value)
                     .map_err(|error| format!("malformed descriptor of {}: {error}", self.range))?,
-            ),
+            )),
             None => None,
         };
         self.revision = match find(REVISION_ROW) {
@@ -301,7 +321,7 @@ impl Replica {
         if self.shapes.len() == SHAPES_MAX {
             self.shapes.pop_front();
         }
-        let members = self.group.log().conf_state().clone();
+        let members = self.group.members().clone();
         // Most ranges never change: there are thousands, with one shape each.
         if self.shapes.is_empty() {
             self.shapes.reserve_exact(1);
@@ -314,7 +334,7 @@ impl Replica {
     pub fn shape_at(&self, index: Index) -> Option<(&ConfState, Option<&RangeDescriptor>)> {
         let (_, members, descriptor) =
             self.shapes.iter().rev().find(|(changed, ..)| *changed <= index)?;
-        Some((members, descriptor.as_ref()))
+        Some((members, descriptor.as_deref()))
     }
 
     /// The raft members from system rows.
@@ -472,7 +492,7 @@ impl Replica {
 
     fn shape_changed(&self) -> bool {
         self.shapes.back().is_none_or(|(_, members, descriptor)| {
-            members != self.group.log().conf_state() || *descriptor != self.descriptor
+            members != self.group.members() || *descriptor != self.descriptor
         })
     }
 
@@ -599,7 +619,7 @@ impl Replica {
         if self.intent.is_some() {
             return;
         }
-        let Some(descriptor) = &mut self.descriptor else { return };
+        let Some(descriptor) = self.descriptor.as_mut().map(Arc::make_mut) else { return };
         if descriptor.generation != generation
             || !descriptor.span.contains(key)
             || descriptor.span.start == *key
@@ -659,7 +679,7 @@ impl Replica {
             });
         }
         done.batch.system.push(descriptor_row(&new));
-        self.descriptor = Some(new);
+        self.descriptor = Some(Arc::new(new));
         self.strangers.clear();
     }
 

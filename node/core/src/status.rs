@@ -38,7 +38,7 @@ pub struct Status {
     /// All ranges of the directory, with the registered leaseholder.
     pub ranges: Vec<RangeStatus>,
     /// Replicas on this node.
-    pub replicas: Vec<ReplicaStatus>,
+    pub replicas: Vec<Arc<ReplicaStatus>>,
     /// Alarms.
     pub alarms: Vec<(NodeId, AlarmKind)>,
     /// Nodes that are drained for a time, with all of that time in milliseconds.
@@ -73,7 +73,7 @@ pub struct RangeStatus {
 }
 
 /// A replica on this node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
     /// The range.
     pub range: RangeId,
@@ -101,6 +101,24 @@ pub struct ReplicaStatus {
     pub followers: Vec<(NodeId, u64, bool)>,
     /// It serves nothing: it is about to be taken in by its left neighbour.
     pub frozen: bool,
+}
+
+impl ReplicaStatus {
+    /// Equal, whatever they say of followers; `other` says nothing of them.
+    pub fn is_same_but_followers(&self, other: &Self) -> bool {
+        let Self { range, leader, leaseholder, term, last_index, applied, .. } = *self;
+        (range, leader, leaseholder, term, last_index, applied)
+            == (
+                other.range,
+                other.leader,
+                other.leaseholder,
+                other.term,
+                other.last_index,
+                other.applied,
+            )
+            && (self.asleep, self.locked, self.size, self.watermark, self.frozen)
+                == (other.asleep, other.locked, other.size, other.watermark, other.frozen)
+    }
 }
 
 /// Counters since start.

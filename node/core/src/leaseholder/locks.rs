@@ -56,6 +56,11 @@ impl Locks {
         self.held.is_none() && self.locking.is_none() && self.resolving.is_empty()
     }
 
+    /// True if nothing waits for the log or for the end of a lock.
+    pub(super) fn are_told(&self) -> bool {
+        self.entries.is_empty() && self.aside.is_empty() && self.newest == 0
+    }
+
     /// True if nothing may be planned.
     pub(super) fn bar(&self) -> bool {
         self.held.is_some() || self.locking.is_some()
@@ -87,23 +92,23 @@ impl Locks {
 impl Leaseholder {
     /// True if the range is locked, or about to be.
     pub fn is_locked(&self) -> bool {
-        self.locks.bar()
+        self.busy.locks.bar()
     }
 
     /// Entries for the log that are no commands.
     pub fn take_entries(&mut self) -> Vec<Entry> {
-        self.locks.take_entries()
+        self.busy.locks.take_entries()
     }
 
     /// A repeated delivery of the lock that stands or is on its way. False: it is not one.
     pub(super) fn lock_again(&mut self, asked: &Asked, view: &View<'_>, out: &mut Out) -> bool {
         let Work::Lock(lock) = &asked.work else { return false };
-        if self.locks.held == Some(asked.id) {
+        if self.busy.locks.held == Some(asked.id) {
             out.locked(asked.asker, lock, view);
             return true;
         }
-        let barred = self.locks.bar();
-        match &mut self.locks.locking {
+        let barred = self.busy.locks.bar();
+        match &mut self.busy.locks.locking {
             // Its gateway takes the answer to the last delivery only.
             Some(first) if first.id == asked.id => {
                 first.asker = asked.asker;
@@ -127,14 +132,14 @@ impl Leaseholder {
             Seen::Done(_) => return out.refuse_lock(asked.asker),
             Seen::Stale => return,
         }
-        if !self.pending.is_empty() {
-            self.blocked.push_back(asked);
+        if !self.busy.pending.is_empty() {
+            self.busy.blocked.push_back(asked);
             return;
         }
-        self.locks.entries.push(Entry::Lock { txn: asked.id, node: lock.node });
-        self.locks.locking = Some(asked);
+        self.busy.locks.entries.push(Entry::Lock { txn: asked.id, node: lock.node });
+        self.busy.locks.locking = Some(asked);
         // Those that must not wait for a lock wait no longer.
-        self.blocked.retain(|other| match &other.work {
+        self.busy.blocked.retain(|other| match &other.work {
             Work::Lock(lock) if !lock.wait => {
                 out.refuse_lock(other.asker);
                 false
@@ -156,27 +161,27 @@ impl Leaseholder {
         view: &View<'_>,
         out: &mut Out,
     ) {
-        let held = self.locks.held == Some(txn);
+        let held = self.busy.locks.held == Some(txn);
         // What has ended needs no further end; of what never began here, only that it was aborted
         // has to be remembered.
         if !held && (view.dedup.seen(txn) != Seen::New || decision != Decision::Aborted) {
             out.outcomes.push((asker, Outcome::Internal(InternalReply::Ok)));
             return;
         }
-        if let Some(waiting) = self.locks.resolving.get_mut(&txn) {
+        if let Some(waiting) = self.busy.locks.resolving.get_mut(&txn) {
             waiting.push(asker);
             return;
         }
-        if self.locks.resolving.len() >= RESOLVING_MAX {
+        if self.busy.locks.resolving.len() >= RESOLVING_MAX {
             return out.misrouted(asker, Misrouted::Busy);
         }
-        self.locks.resolving.insert(txn, vec![asker]);
-        self.locks.entries.push(Entry::Resolve { txn, settled_below, decision });
+        self.busy.locks.resolving.insert(txn, vec![asker]);
+        self.busy.locks.entries.push(Entry::Resolve { txn, settled_below, decision });
     }
 
     /// The range lease begins with this lock, if any.
     pub fn begin(&mut self, held: Option<RequestId>) {
-        self.locks.held = held;
+        self.busy.locks.held = held;
     }
 
     /// Entries were applied; `held` is who has locked the range after them, and `resolved` are the
@@ -189,28 +194,28 @@ impl Leaseholder {
         out: &mut Out,
     ) {
         for txn in resolved {
-            for asker in self.locks.resolving.remove(txn).into_iter().flatten() {
+            for asker in self.busy.locks.resolving.remove(txn).into_iter().flatten() {
                 out.outcomes.push((asker, Outcome::Internal(InternalReply::Ok)));
             }
         }
-        self.locks.held = held;
-        if let Some(asked) = self.locks.locking.take() {
+        self.busy.locks.held = held;
+        if let Some(asked) = self.busy.locks.locking.take() {
             let Work::Lock(lock) = &asked.work else { unreachable!("only locks are put there") };
             if held == Some(asked.id) {
                 out.locked(asked.asker, lock, view);
             } else if held.is_none() && view.dedup.seen(asked.id) == Seen::New {
-                self.locks.locking = Some(asked);
+                self.busy.locks.locking = Some(asked);
             } else {
                 // It came too late: the transaction had ended here.
                 out.misrouted(asked.asker, Misrouted::Busy);
             }
         }
-        if self.locks.stand() {
+        if self.busy.locks.stand() {
             return;
         }
-        self.watermark = self.watermark.max(std::mem::take(&mut self.locks.newest));
+        self.watermark = self.watermark.max(std::mem::take(&mut self.busy.locks.newest));
         let mut again = VecDeque::new();
-        for (cookie, reply) in std::mem::take(&mut self.locks.aside) {
+        for (cookie, reply) in std::mem::take(&mut self.busy.locks.aside) {
             match (cookie, reply) {
                 (Cookie::Read(asker, op), SequencerReply::Current(revision)) => {
                     let compacted = view.compacted;
@@ -224,22 +229,22 @@ impl Leaseholder {
                 (_, _) => {}
             }
         }
-        again.append(&mut self.blocked);
-        self.blocked = again;
+        again.append(&mut self.busy.blocked);
+        self.busy.blocked = again;
     }
 
     /// Puts an answer aside while a lock stands.
     pub(super) fn put_aside(&mut self, cookie: Cookie, reply: SequencerReply, out: &mut Out) {
         if let SequencerReply::Current(revision) = reply {
-            self.locks.newest = self.locks.newest.max(revision);
+            self.busy.locks.newest = self.busy.locks.newest.max(revision);
         }
         if matches!(cookie, Cookie::Watermark) {
             return;
         }
-        if self.locks.aside.len() >= ASIDE_MAX {
+        if self.busy.locks.aside.len() >= ASIDE_MAX {
             return super::refuse_cookie(cookie, Misrouted::Busy, out);
         }
-        self.locks.aside.push_back((cookie, reply));
+        self.busy.locks.aside.push_back((cookie, reply));
     }
 }
 

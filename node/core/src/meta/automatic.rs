@@ -94,7 +94,7 @@ impl MetaState {
     pub fn left_of(&self, range: &RangeDescriptor) -> Option<&RangeDescriptor> {
         let before = (Bound::Unbounded, Bound::Excluded(range.span.start.as_ref()));
         let (_, left) = self.by_start.range::<[u8], _>(before).next_back()?;
-        self.ranges.get(left)
+        self.ranges.get(left).map(AsRef::as_ref)
     }
 }
 

@@ -8,13 +8,14 @@ use crate::descriptor::{RangeDescriptor, Registration};
 use crate::ids::{META_RANGE, RangeId};
 use crate::state::SystemRow;
 use std::ops::Bound;
+use std::sync::Arc;
 
 impl MetaState {
     /// The range that holds `key` (never the meta range).
     pub fn range_of(&self, key: &[u8]) -> Option<&RangeDescriptor> {
         let upto = (Bound::Unbounded, Bound::Included(key));
         let (_, id) = self.by_start.range::<[u8], _>(upto).next_back()?;
-        self.ranges.get(id)
+        self.ranges.get(id).map(Arc::as_ref)
     }
 
     /// The ranges that `span` touches, in key order, each with the end that the directory gives
@@ -28,7 +29,7 @@ impl MetaState {
             if span.end.as_ref().is_some_and(|end| start >= end) && *start > span.start {
                 break;
             }
-            let mut range = self.ranges[id].clone();
+            let mut range = RangeDescriptor::clone(&self.ranges[id]);
             if let Some((next, _)) = ranges.peek() {
                 range.span.end = Some((*next).clone());
             }
@@ -56,7 +57,7 @@ impl MetaState {
         if range.id != META_RANGE {
             self.by_start.insert(range.span.start.clone(), range.id);
         }
-        self.ranges.insert(range.id, range);
+        self.ranges.insert(range.id, Arc::new(range));
     }
 
     /// A descriptor came by the log.

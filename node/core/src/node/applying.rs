@@ -305,7 +305,7 @@ impl Node {
                 postcard::to_stdvec(descriptor).expect("a descriptor can be encoded").into(),
             );
         }
-        replica.group.log_mut().set_snapshot(Some(snapshot));
+        replica.group.set_snapshot(Some(snapshot));
         replica.group.unreachable(to);
         self.dirty.insert(range);
     }

@@ -283,8 +283,7 @@ impl Node {
             return false;
         }
         replica.asleep = true;
-        replica.growth.load.forget_sample();
-        replica.group.rest();
+        replica.rest(self.meta.ranges().get(&range));
         let message =
             Message::Quiesce { range, term: replica.group.term(), index: replica.applied.index };
         let members: Vec<NodeId> = replica
@@ -309,7 +308,7 @@ impl Node {
             && replica.group.is_quiet()
         {
             replica.asleep = true;
-            replica.group.rest();
+            replica.rest(self.meta.ranges().get(&range));
         }
     }
 
@@ -380,7 +379,7 @@ impl Node {
     fn register(&mut self, range: RangeId) {
         let node = self.config.node;
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        let Some(descriptor) = replica.descriptor.clone() else { return };
+        let Some(descriptor) = replica.descriptor.as_deref().cloned() else { return };
         let term = replica.group.term();
         let generation = descriptor.generation;
         replica.lease = Lease::Registering(term);
@@ -435,7 +434,7 @@ impl Node {
                 .replicas
                 .values()
                 .filter(|replica| !self.meta.is_logged(replica.range))
-                .filter_map(|replica| replica.descriptor.as_ref())
+                .filter_map(|replica| replica.descriptor.as_deref())
                 .find(|other| other.id != META_RANGE && other.span.start == start);
             if let Some(next) = next {
                 found.push(next.clone());

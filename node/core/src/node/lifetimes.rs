@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::replica::Replica;
 use raft::eraftpb::ConfState;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Replicas that have left this node, or are about to.
 #[derive(Debug, Default)]
@@ -212,8 +213,8 @@ impl Node {
 
     /// The directory's or the replica's own, whichever knows more.
     fn newest_descriptor(&self, range: RangeId) -> Option<&RangeDescriptor> {
-        let own = self.replicas.get(&range).and_then(|own| own.descriptor.as_ref());
-        let known = self.meta.ranges().get(&range);
+        let own = self.replicas.get(&range).and_then(|own| own.descriptor.as_deref());
+        let known = self.meta.ranges().get(&range).map(Arc::as_ref);
         own.into_iter().chain(known).max_by_key(|descriptor| descriptor.generation)
     }
 

@@ -68,9 +68,9 @@ impl Node {
 /// Cuts the log of a replica, if that is worth it.
 fn cut_log(logs: &mut LogSizes, replica: &mut Replica, budget: u64) -> Option<LogWrite> {
     let (range, last) = (replica.range, replica.group.last_index());
-    let held = last - replica.group.log().truncated().index;
+    let held = last - replica.group.truncated().index;
     let cut = truncation(replica, logs.share(range, held, budget))?;
-    replica.group.log_mut().truncate(cut);
+    replica.group.truncate(cut);
     logs.cut(range, held, last - cut.index);
     Some(LogWrite { range, truncate: Some(cut), ..LogWrite::default() })
 }
@@ -101,7 +101,7 @@ fn truncation(replica: &Replica, share: Share) -> Option<Applied> {
     const STEP_BYTES: u64 = 5 << 19;
     let Share { average, most } = share;
     let (keep, step) = (most.min(KEEP_BYTES / average), most.min(STEP_BYTES / average));
-    let first = replica.group.log().truncated().index;
+    let first = replica.group.truncated().index;
     let mut cut = replica.durable.saturating_sub(keep);
     let oldest = replica.group.last_index().saturating_sub(most);
     if replica.group.is_leader() {
@@ -121,6 +121,6 @@ fn truncation(replica: &Replica, share: Share) -> Option<Applied> {
     if cut < first + step.max(1) {
         return None;
     }
-    let term = replica.group.log().term_at(cut)?;
+    let term = replica.group.term_at(cut)?;
     Some(Applied { index: cut, term })
 }

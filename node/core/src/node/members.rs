@@ -202,7 +202,7 @@ impl Node {
     /// sequencer that would have said so is gone.
     pub(super) fn publish_meta_members(&mut self) {
         let Some(replica) = self.replicas.get(&META_RANGE) else { return };
-        let Some(descriptor) = replica.descriptor.clone() else { return };
+        let Some(descriptor) = replica.descriptor.as_deref().cloned() else { return };
         let known = self.meta.ranges().get(&META_RANGE);
         if replica.group.is_joint()
             || known.is_some_and(|known| known.generation >= descriptor.generation)

@@ -325,7 +325,7 @@ impl Node {
         let entry = match (&request.body, replica.merging.frozen) {
             (RangeRequest::Freeze { left, .. }, Some(frozen)) if frozen.left == *left => {
                 let reply = InternalReply::Frozen {
-                    descriptor: own.clone(),
+                    descriptor: RangeDescriptor::clone(own),
                     at: frozen.at,
                     everywhere: is_everywhere(replica, own, frozen.at.index),
                 };
@@ -424,7 +424,7 @@ impl Node {
                 let lost = self.meta.is_gone(right.id)
                     && self.replicas.get(&right.id).is_none_or(stateless);
                 if let Some(replica) = self.replicas.get_mut(&range) {
-                    replica.merging.legacy = legacy;
+                    replica.merging.legacy = legacy.map(Box::new);
                     if lost && ready == 0 {
                         // A raft snapshot from after the merge goes on without it.
                         replica.group.want_state();
@@ -480,7 +480,7 @@ impl Node {
         self.lease_lost(right);
         let Some(replica) = self.replicas.remove(&right) else { return };
         self.merging.holding.remove(&right);
-        let span = replica.descriptor.map_or_else(Span::all, |own| own.span);
+        let span = replica.descriptor.map_or_else(Span::all, |own| own.span.clone());
         let ended = Ended { replica: replica.group.me(), span, left, index };
         self.merging.ended.insert(right, ended);
         self.router.moved(right);

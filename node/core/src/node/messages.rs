@@ -113,6 +113,7 @@ impl Node {
         }
         // The answers to a leader's last heartbeats come after it fell asleep.
         let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
+        let late = late && message.term <= replica.group.term();
         if replica.asleep && !(late && replica.group.is_leader()) {
             replica.wake(&mut self.awake);
         }
@@ -134,7 +135,7 @@ impl Node {
             let stranger = || replica.strangers.get(&to).copied();
             let Some(node) = replica.node_of(to).or_else(stranger) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                replica.group.log_mut().set_snapshot(None);
+                replica.group.set_snapshot(None);
                 let from = replica.group.me();
                 self.counters.snapshots_sent += 1;
                 self.effects.snapshots.push(SnapshotEffect::Stream {

@@ -23,6 +23,7 @@ use crate::level::Level;
 use crate::message::{Outcome, RangeRequest};
 use crate::state::StateReads;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Leaders are spread by load only if the busiest node has more requests a second than the average, by
 /// so many, ...
@@ -204,7 +205,8 @@ impl Node {
         }
         let known = self.meta.nodes().values();
         let nodes = known.filter(|record| record.state == NodeState::Up).map(|record| record.id);
-        let ranges = self.meta.ranges().values().filter(|range| range.id != META_RANGE);
+        let ranges = self.meta.ranges().values().map(Arc::as_ref);
+        let ranges = ranges.filter(|range| range.id != META_RANGE);
         let fixed = |range: &RangeDescriptor| {
             self.meta.merges().of(range.id).is_some()
                 || self.meta.moves().contains_key(&range.id)
@@ -415,7 +417,7 @@ mod tests {
         let skewed = loads([(2, 100), (3, 100)]);
         let none = plan_by_load(nodes(2), near.iter(), |range| range.id.0 < 4, &skewed);
         assert_eq!(none, [], "what is fixed stays");
-        let away = vec![range(2, &[1, 3]), range(3, &[1, 3]), range(4, &[2, 3]), range(5, &[2, 3])];
+        let away = [range(2, &[1, 3]), range(3, &[1, 3]), range(4, &[2, 3]), range(5, &[2, 3])];
         let none = plan_by_load(nodes(2), away.iter(), |_| false, &skewed);
         assert_eq!(none, [], "no copies elsewhere");
     }

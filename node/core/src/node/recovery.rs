@@ -27,6 +27,7 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, HardState};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// By how much the revision jumps at least: past what a sequencer may have granted unseen, many
 /// times over.
@@ -403,7 +404,7 @@ impl Node {
     fn sole(&self, own: &Own<'_>) -> RangeDescriptor {
         let known = self.meta.ranges().get(&own.replica.range);
         let newest = |of: &dyn Fn(&RangeDescriptor) -> u64| {
-            known.map_or(0, of).max(of(own.descriptor)) + EPOCH
+            known.map_or(0, |known| of(known)).max(of(own.descriptor)) + EPOCH
         };
         RangeDescriptor {
             id: own.replica.range,
@@ -431,7 +432,7 @@ impl Node {
 
     fn kept(&self, own: &Own<'_>, usual: usize) -> Kept {
         let me = self.config.node;
-        let known = self.meta.ranges().get(&own.replica.range);
+        let known = self.meta.ranges().get(&own.replica.range).map(Arc::as_ref);
         let newest = known.filter(|known| known.generation > own.descriptor.generation);
         let newest = newest.unwrap_or(own.descriptor);
         let counts = |of: &RangeDescriptor| of.voters().any(|voter| voter.node == me);

@@ -1,8 +1,8 @@
 //! What a node says about itself.
 
 use super::Node;
-use crate::descriptor::{NodeState, RangeDescriptor};
-use crate::ids::{META_RANGE, RangeId};
+use crate::descriptor::NodeState;
+use crate::ids::{META_RANGE, NodeId, RangeId};
 use crate::level::Level;
 use crate::replica::Replica;
 use crate::status::{RangeStatus, ReplicaStatus, Status};
@@ -19,13 +19,14 @@ impl Node {
     pub fn status_after(&self, before: &Status) -> Status {
         let meta = self.replicas.get(&META_RANGE);
         let me = self.config.node;
-        let reachable = self
+        let reachable: Vec<NodeId> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.connected && !peer.down)
             .map(|(node, _)| *node)
             .chain([me])
             .collect();
+        let replicas = self.replica_statuses(&reachable, before);
         Status {
             cluster: self.meta.cluster(),
             node: me,
@@ -40,8 +41,8 @@ impl Node {
             compacted: self.meta.compacted(),
             nodes: self.meta.nodes().values().cloned().collect(),
             reachable,
-            ranges: self.range_statuses(&before.ranges),
-            replicas: self.replicas.values().map(|replica| self.replica_status(replica)).collect(),
+            ranges: self.range_statuses(),
+            replicas,
             alarms: self.meta.alarms().iter().copied().collect(),
             drains: self.meta.drains().iter().map(|(node, drain)| (*node, drain.ttl_ms)).collect(),
             facts: self.meta.facts().iter().map(|(node, own)| (*node, own.clone())).collect(),
@@ -67,20 +68,35 @@ impl Node {
         }
     }
 
-    /// Both in the order of the ranges' ids.
-    fn range_statuses(&self, before: &[RangeStatus]) -> Vec<RangeStatus> {
-        let mut before = before.iter().peekable();
-        let shared = |descriptor: &RangeDescriptor| {
-            while before.next_if(|known| known.descriptor.id < descriptor.id).is_some() {}
-            let same = before.next_if(|known| *known.descriptor == *descriptor);
-            same.map_or_else(|| Arc::new(descriptor.clone()), |known| known.descriptor.clone())
-        };
-        let descriptors: Vec<_> = self.meta.ranges().values().map(shared).collect();
+    fn range_statuses(&self) -> Vec<RangeStatus> {
+        let descriptors = self.meta.ranges().values().cloned();
         descriptors
-            .into_iter()
             .map(|descriptor| RangeStatus {
                 leaseholder: self.leaseholder_of(descriptor.id),
                 descriptor,
+            })
+            .collect()
+    }
+
+    /// In the order of the ranges' ids, as `before` is.
+    fn replica_statuses(&self, reachable: &[NodeId], before: &Status) -> Vec<Arc<ReplicaStatus>> {
+        let same_peers = before.reachable == reachable;
+        let mut before = before.replicas.iter().peekable();
+        self.replicas
+            .values()
+            .map(|replica| {
+                while before.next_if(|known| known.range < replica.range).is_some() {}
+                let known = before.next_if(|known| known.range == replica.range);
+                let known = known.filter(|known| same_peers && known.asleep && replica.asleep);
+                let mut status = self.own_status(replica);
+                match known {
+                    // Whose followers they are, and how far, does not change while it sleeps.
+                    Some(known) if known.is_same_but_followers(&status) => known.clone(),
+                    Some(_) | None => {
+                        status.followers = self.follower_statuses(replica);
+                        Arc::new(status)
+                    }
+                }
             })
             .collect()
     }
@@ -99,27 +115,28 @@ impl Node {
         steps.chain(held).chain(level).collect()
     }
 
-    fn replica_status(&self, replica: &Replica) -> ReplicaStatus {
+    fn follower_statuses(&self, replica: &Replica) -> Vec<(NodeId, u64, bool)> {
         let last = replica.group.last_index();
         let me = self.config.node;
-        let followers = replica
-            .group
-            .progress()
-            .into_iter()
-            .filter_map(|(id, matched, _, _)| {
-                let node = replica.node_of(id)?;
-                let here = node == me
-                    || self.peers.get(&node).is_some_and(|peer| peer.connected && !peer.down);
-                Some((node, matched, here && matched + 1000 >= last))
-            })
-            .collect();
+        let members = replica.group.progress().into_iter();
+        let followers = members.filter_map(|(id, matched, _, _)| {
+            let node = replica.node_of(id)?;
+            let here = node == me
+                || self.peers.get(&node).is_some_and(|peer| peer.connected && !peer.down);
+            Some((node, matched, here && matched + 1000 >= last))
+        });
+        followers.collect()
+    }
+
+    /// What there is to say of a replica, but for its followers.
+    fn own_status(&self, replica: &Replica) -> ReplicaStatus {
         ReplicaStatus {
             range: replica.range,
             leader: replica.group.is_leader(),
             leaseholder: replica.holds_lease()
                 || (replica.range == META_RANGE && self.sequencer.is_active()),
             term: replica.group.term(),
-            last_index: last,
+            last_index: replica.group.last_index(),
             applied: replica.applied.index,
             asleep: replica.asleep,
             locked: replica.intent.is_some(),
@@ -130,7 +147,7 @@ impl Node {
             },
             size: replica.growth.size.map(|size| size + replica.growth.written),
             watermark: replica.leaseholder.watermark().max(replica.revision),
-            followers,
+            followers: Vec::new(),
             frozen: replica.merging.frozen.is_some(),
         }
     }

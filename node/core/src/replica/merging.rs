@@ -20,6 +20,7 @@ use bytes::Bytes;
 use raft::eraftpb::Entry as LogEntry;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Key of the system row that says that the range is frozen.
 pub const FROZEN_ROW: &[u8] = b"frozen";
@@ -63,7 +64,7 @@ pub struct Merging {
     /// or follows one that was just carried out.
     pub held: VecDeque<LogEntry>,
     /// For the merge that is the next entry.
-    pub legacy: Option<Legacy>,
+    pub legacy: Option<Box<Legacy>>,
 }
 
 impl Merging {
@@ -132,7 +133,7 @@ impl Replica {
     }
 
     pub(super) fn apply_thaw(&mut self, generation: u64, done: &mut AppliedEntries) {
-        let Some(descriptor) = &mut self.descriptor else { return };
+        let Some(descriptor) = self.descriptor.as_mut().map(Arc::make_mut) else { return };
         if descriptor.generation != generation {
             return;
         }
@@ -156,7 +157,7 @@ impl Replica {
         }
         let legacy = self.merging.legacy.take();
         let legacy = legacy.expect("a merge is held until the right range is there");
-        let Some(descriptor) = &mut self.descriptor else { return };
+        let Some(descriptor) = self.descriptor.as_mut().map(Arc::make_mut) else { return };
         descriptor.generation += 1;
         descriptor.span.end.clone_from(&right.span.end);
         done.changed = true;

@@ -4,6 +4,7 @@
 
 use super::{AppliedEntries, Replica, descriptor_row};
 use crate::ids::ReplicaId;
+use std::sync::Arc;
 
 impl Replica {
     pub(super) fn apply_rank(
@@ -15,7 +16,7 @@ impl Replica {
         if self.intent.is_some() || self.merging.frozen.is_some() {
             return;
         }
-        let Some(descriptor) = &mut self.descriptor else { return };
+        let Some(descriptor) = self.descriptor.as_mut().map(Arc::make_mut) else { return };
         let place = descriptor.replicas.iter().position(|replica| replica.replica == first);
         let Some(place) = place.filter(|_| descriptor.generation == generation) else { return };
         descriptor.generation += 1;

@@ -99,3 +99,20 @@ fn proposals_that_another_leader_replaced_are_not_waited_for() {
     assert_eq!(replica.applied.index, applied.index + 2);
     assert!(replica.has_settled());
 }
+
+/// A node may hold ten thousand replicas, nearly all of which sleep.
+#[test]
+fn a_replica_at_rest_takes_little_memory() {
+    let mut replica = leader();
+    let known = replica.descriptor.as_deref().cloned().map(Arc::new);
+    replica.rest(known.as_ref());
+    assert!(replica.group.is_folded());
+    assert!(Arc::ptr_eq(replica.descriptor.as_ref().unwrap(), known.as_ref().unwrap()));
+    let bytes = size_of::<Replica>() + Group::FOLDED_BYTES;
+    assert!(bytes <= 1024, "{bytes} bytes");
+    // It goes on where it was.
+    let applied = replica.applied.index;
+    propose(&mut replica, 10);
+    run(&mut replica);
+    assert_eq!(replica.applied.index, applied + 1);
+}

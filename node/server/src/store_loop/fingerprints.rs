@@ -113,7 +113,7 @@ mod tests {
             followers: Vec::new(),
             frozen: false,
         };
-        Status { revision: 20, compacted: 10, replicas: vec![replica], ..Status::default() }
+        Status { revision: 20, compacted: 10, replicas: vec![replica.into()], ..Status::default() }
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn bench() -> Bench {
         node: NodeId(1),
         nodes,
         ranges: ranges.iter().map(known).collect(),
-        replicas: vec![replica],
+        replicas: vec![replica.into()],
         ..Status::default()
     };
     let directory = ranges.into_iter().map(Into::into).collect();
