@@ -52,7 +52,7 @@ fn old_file(path: &Path, model: &Model) {
             let (facts, parts) = (Facts::of(version), Parts::default());
             let value = version.value.as_deref().unwrap_or_default();
             let mut row = Vec::new();
-            LogRow { facts, previous, parts, key, value }.encode(&mut row);
+            LogRow { facts, previous, key, parts, value }.encode(&mut row);
             bytes += row.len() + POSITION_LEN;
             log.insert(&position.encode(), row.as_slice()).unwrap();
             if heads.insert(key.as_ref(), &encode_head(key, &facts)).unwrap().is_none() {

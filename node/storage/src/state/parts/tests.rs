@@ -190,5 +190,5 @@ fn values_at_every_boundary_read_back_and_go() {
 fn head_len(key: &Bytes) -> usize {
     let version = put(1, Vec::new()).mutations.remove(0).version;
     let (facts, previous, parts) = (Facts::of(&version), None, Parts::default());
-    LogRow { facts, previous, parts, key, value: b"" }.head_len()
+    LogRow { facts, previous, key, parts, value: b"" }.head_len()
 }
