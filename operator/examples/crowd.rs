@@ -198,4 +198,5 @@ refused! {
     placement(PlacementRequest) -> PlacementReply;
     set_placement(SetPlacementRequest) -> SetPlacementReply;
     remove_placement(RemovePlacementRequest) -> RemovePlacementReply;
+    set_failure_domain(SetFailureDomainRequest) -> SetFailureDomainReply;
 }

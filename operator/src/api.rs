@@ -3,6 +3,7 @@
 //! These types are the only source of `crds/`; a test fails when the two differ.
 
 pub mod duration;
+pub mod placement;
 pub mod recovery;
 pub mod spec;
 pub mod status;

@@ -64,6 +64,27 @@ pub enum Request {
         /// Refused if the cluster has seen a higher one.
         epoch: u64,
     },
+    /// Give the ranges under a prefix so many copies.
+    SetPolicy {
+        /// First bytes of their keys.
+        prefix: Vec<u8>,
+        /// How many.
+        replicas: u32,
+        /// Also fewer than the cluster was formed with.
+        allow_fewer: bool,
+    },
+    /// Give them as many as those around them.
+    RemovePolicy {
+        /// As it was set.
+        prefix: Vec<u8>,
+    },
+    /// Say what a node fails together with.
+    SetFailureDomain {
+        /// The node.
+        node: u64,
+        /// Empty: it fails alone.
+        domain: String,
+    },
 }
 
 /// The nodes of clusters, as the operator sees them. Tests put something else in its place.
@@ -233,6 +254,25 @@ impl Grpc {
                 Request::Reprotect { node, operation, epoch } => {
                     reprotect(client, *node, operation.clone(), *epoch).await
                 }
+                Request::SetPolicy { prefix, replicas, allow_fewer } => client
+                    .set_placement(pb::SetPlacementRequest {
+                        prefix: prefix.clone().into(),
+                        replicas: *replicas,
+                        allow_fewer: *allow_fewer,
+                    })
+                    .await
+                    .map(|reply| reply.into_inner().message),
+                Request::RemovePolicy { prefix } => client
+                    .remove_placement(pb::RemovePlacementRequest { prefix: prefix.clone().into() })
+                    .await
+                    .map(|reply| reply.into_inner().message),
+                Request::SetFailureDomain { node, domain } => client
+                    .set_failure_domain(pb::SetFailureDomainRequest {
+                        node: *node,
+                        domain: domain.clone(),
+                    })
+                    .await
+                    .map(|reply| reply.into_inner().message),
             };
             answer.map_err(|status| match status.code() {
                 Code::FailedPrecondition

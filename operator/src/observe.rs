@@ -120,6 +120,8 @@ pub struct HostView {
     pub out_of_service: bool,
     /// Its zone, from the label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// What its pods fail together with, from the label that the spec names.
+    pub domain: Option<String>,
 }
 
 /// What the nodes say of themselves: the admin API's `Status`.
@@ -138,6 +140,9 @@ pub struct Report {
     /// How far the making of copies is, if any are made. Older nodes do not tell.
     #[serde(default)]
     pub reprotection: Option<Progress>,
+    /// How many copies the ranges under which prefixes have. Older nodes do not tell.
+    #[serde(default)]
+    pub policies: Option<Vec<PolicyView>>,
     /// The cluster's id.
     #[serde(default)]
     pub cluster: String,
@@ -167,6 +172,20 @@ pub struct Progress {
     pub seconds_left: Option<u64>,
 }
 
+/// A placement policy as the cluster has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyView {
+    /// First bytes of the keys: text, or hex after `0x`; empty: all keys that no other one names.
+    pub prefix: String,
+    /// Copies that it asks for.
+    pub replicas: i32,
+    /// Ranges under it.
+    pub ranges: i64,
+    /// Of which have as many copies.
+    pub complete: i64,
+}
+
 /// A node as the others see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +208,12 @@ pub struct Member {
     /// Bytes of its data, if it says so.
     #[serde(default)]
     pub data_bytes: Option<u64>,
+    /// What it fails together with; empty: it fails alone.
+    #[serde(default)]
+    pub failure_domain: String,
+    /// It was started with it, so nobody else can say it. Older nodes do not tell, nor do silent ones.
+    #[serde(default)]
+    pub names_failure_domain: Option<bool>,
     /// Its volume was given up: it can never come back.
     #[serde(skip)]
     pub given_up: bool,
@@ -350,7 +375,16 @@ impl From<&Node> for HostView {
             cordoned: spec.unschedulable == Some(true) || taint("node.kubernetes.io/unschedulable"),
             out_of_service: taint("node.kubernetes.io/out-of-service"),
             zone: node.labels().get("topology.kubernetes.io/zone").cloned(),
+            domain: None,
         }
+    }
+}
+
+impl HostView {
+    /// With the failure domain that a label tells, if one does.
+    pub fn with_domain(node: &Node, label: Option<&str>) -> Self {
+        let domain = label.and_then(|label| node.labels().get(label)).cloned();
+        Self { domain: domain.filter(|domain| !domain.is_empty()), ..Self::from(node) }
     }
 }
 

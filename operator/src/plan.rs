@@ -8,6 +8,7 @@ mod estimate;
 pub mod guards;
 pub mod health;
 pub mod operations;
+pub mod placement;
 pub mod recovery;
 mod replace;
 pub mod scale;
@@ -104,6 +105,8 @@ pub struct Plan {
     pub recovery: Option<recovery::Step>,
     /// A recovery keeps all pods from running.
     pub stopped: bool,
+    /// What to say to the cluster about where copies go, once the status is written.
+    pub placing: placement::Placing,
     /// What to tell.
     pub notices: Vec<Notice>,
     /// Look again after this time.
@@ -203,11 +206,12 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     } else if let Some(operation) = operation {
         operations::go_on(&context, operation, &mut status, &mut decided);
     }
+    let under_way = decided.operation.clone();
     // What an operation has changed is looked at once more before the next begins.
     if !busy && acts {
         operations::begin(&context, &mut status, &mut decided);
     } else if decided.operation.is_some() {
-        context.operation = decided.operation.as_ref();
+        context.operation = under_way.as_ref();
         decided.blocked.retain(|(action, _)| !action.starts_with("Reprotect/"));
         decided.blocked.extend(operations::due_but_busy(&context));
     }
@@ -216,6 +220,11 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     }
     let step = recovery.step.clone().filter(|_| acts && decided.action.is_none());
     decided.blocked.extend(recovery.blocked.clone());
+    let placing = if acts && !recovery.disturbs() && step.is_none() {
+        placement::place(&context, &mut status, &mut decided)
+    } else {
+        placement::Placing::default()
+    };
     notices.append(&mut decided.notices);
     notices.extend(recovery.notices.iter().cloned());
     health_notices(&previous, &context.stores, &mut notices);
@@ -231,6 +240,7 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
     let phase = |status: &HoldfastClusterStatus| status.recovery.as_ref().map(|it| it.phase);
     let moves = decided.action.is_some()
         || step.is_some()
+        || !placing.is_empty()
         || phase(&previous) != phase(&status)
         || previous.operation.is_some() != status.operation.is_some();
     let requeue = requeue(&status, observed, moves, fully_replicated, now);
@@ -242,6 +252,7 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         action: decided.action,
         recovery: step,
         stopped: recovery.stops_all(),
+        placing,
         notices,
         requeue,
         fully_replicated,
@@ -504,6 +515,9 @@ fn next(
     if observed.report.is_none() {
         return "ask the nodes again how they are".to_owned();
     }
+    if let Some(next) = placement::next(status) {
+        return next;
+    }
     if !fully_replicated {
         return "wait until every range has all its copies".to_owned();
     }
@@ -527,6 +541,7 @@ fn requeue(
         || observed.report.is_none()
         || !fully_replicated
         || status.ready_nodes < status.nodes
+        || placement::is_moving(status)
         || status.stores.iter().any(|store| store.state != StoreState::Healthy);
     let mut wait = if moving { (observed.quiet_for / 10).clamp(SOON, CALM) } else { CALM };
     for at in status.stores.iter().filter_map(|store| store.act_at.as_ref()) {

@@ -4,6 +4,7 @@
 //! Invariants: the status, and with it every intent, is written before anything is done, and only if
 //! nobody changed the resource in between; an unchanged cluster costs no write; nothing sleeps here.
 
+mod placement;
 mod recovery;
 
 use crate::api::{HoldfastCluster, HoldfastClusterStatus};
@@ -260,11 +261,12 @@ impl Reconcile<'_> {
             tracing::info!(cluster = inputs.name, ?action, ?outcome, "acted");
             absorb(&mut after, outcome, now);
         }
+        self.place(&inputs, &observed, identity.as_ref(), &plan.placing, &mut after, now).await;
         let changed = self
             .remember(|memory| std::mem::replace(&mut memory.trouble, trouble.clone()) != trouble);
         if changed {
-            let operation = after.operation.take();
-            after = HoldfastClusterStatus { operation, ..finish(&trouble) };
+            let (operation, placement) = (after.operation.take(), after.placement);
+            after = HoldfastClusterStatus { placement, operation, ..finish(&trouble) };
         }
         cluster_now = self.write_status(&cluster_now, &after).await?;
         self.tell(&before, &cluster_now, &[]).await;
@@ -292,6 +294,7 @@ impl Reconcile<'_> {
     async fn observe(&self, cluster: &HoldfastCluster, identity: Option<&Identity>) -> Observed {
         let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
         let stores = &self.context.stores;
+        let label = cluster.spec.placement.failure_domain.label();
         let mut observed = Observed {
             stateful_set: stores.stateful_set(&namespace, &name).map(|set| set.as_ref().into()),
             pods: stores
@@ -315,7 +318,8 @@ impl Reconcile<'_> {
             kept_reports: recovery::kept(stores, &namespace, &name),
             hosts: stores.hosts.as_ref().map(|hosts| {
                 let hosts = hosts.state();
-                hosts.iter().map(|host| (host.name_any(), HostView::from(host.as_ref()))).collect()
+                let view = |host: &Node| HostView::with_domain(host, label);
+                hosts.iter().map(|host| (host.name_any(), view(host))).collect()
             }),
             ..Observed::default()
         };

@@ -10,7 +10,7 @@ use crate::api::HoldfastCluster;
 use crate::api::status::{HoldfastClusterStatus, OperationType, Phase, Store, StoreState};
 use crate::observe::{Observed, PodView, Report};
 use crate::plan::health::{PROBE_MISMATCH, STORE_WEDGED, whole_seconds};
-use crate::plan::{Notice, Plan};
+use crate::plan::{Notice, Plan, placement};
 use crate::tls::Certificate;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -107,6 +107,7 @@ pub fn notices(before: &HoldfastClusterStatus, after: &HoldfastClusterStatus) ->
         turned("FullyReplicated", TRUE, false, "FullProtectionRestored");
     }
     notices.dedup_by_key(|notice| notice.reason);
+    notices.extend(placement::notices(before, after));
     notices
 }
 
@@ -299,7 +300,7 @@ fn moving(
             format!("{outdated} pods are still made from the older template"),
         );
     }
-    None
+    placement::pending(status).and_then(|message| because("Placing", message))
 }
 
 /// What the nodes say, or what is to be said of `kind` as long as they say nothing.

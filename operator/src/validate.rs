@@ -3,6 +3,8 @@
 //! The API server has checked them (CEL), unless the resource is older than the CRD or a rule needs
 //! more than CEL sees. Pure: the answer depends on the resource alone.
 
+mod placement;
+
 use crate::api::HoldfastCluster;
 use crate::api::spec::HoldfastClusterSpec;
 use crate::build::pod;
@@ -95,6 +97,7 @@ fn spec(spec: &HoldfastClusterSpec, errors: &mut Vec<String>) {
             ));
         }
     }
+    placement::placement(spec, errors);
     if let Some(overlay) = &spec.pod_template {
         match serde_json::from_value::<PodTemplateSpec>(overlay.clone()) {
             Ok(template) => errors.extend(pod::overlay_errors(&template)),

@@ -2,20 +2,15 @@
 //! and a machine that is deleted from Kubernetes ends in "Full Protection Restored" without one failed
 //! request at the others; what was on it is replaced elsewhere.
 
+use crate::placement::{await_checked, ranges};
 use crate::recording::RECORDER;
 use crate::reprotection::{RESTORED_WITHIN, alone};
 use crate::view;
 use crate::world::{PATIENCE, World, machine_of, pod_condition, restarts, small};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
-
-/// Which store each pod has, with how many copies.
-fn placement(cluster: &DynamicObject) -> Vec<(Value, Value, Value)> {
-    let rows = view::stores(cluster).iter();
-    rows.map(|row| (row["pod"].clone(), row["storeID"].clone(), row["ranges"].clone())).collect()
-}
 
 pub(crate) async fn reboots_move_nothing_and_a_deleted_machine_is_made_good(world: &World) {
     let mut spec = small();
@@ -27,13 +22,16 @@ pub(crate) async fn reboots_move_nothing_and_a_deleted_machine_is_made_good(worl
     world.apply(spec).await.expect("the resource is valid");
     world.whole(5).await;
     // New nodes have got their share, and nothing is on its way.
-    let cluster = world
+    world
         .await_cluster("to be at rest", PATIENCE, |cluster| {
             view::is_true(cluster, "FullyReplicated")
                 && cluster.data["status"]["next"] == "nothing to do"
+                && view::stores(cluster).iter().all(|store| store["failureDomain"].is_string())
         })
         .await;
-    let before = placement(&cluster);
+    // Copies have been spread over the zones, too.
+    await_checked(world).await;
+    let before = ranges(world).await;
     let pods = world.pods().await;
 
     let machines: BTreeSet<String> = pods.iter().map(machine_of).collect();
@@ -57,7 +55,7 @@ pub(crate) async fn reboots_move_nothing_and_a_deleted_machine_is_made_good(worl
             view::is_whole(cluster, 5) && view::is_true(cluster, "FullyReplicated")
         })
         .await;
-    assert_eq!(placement(&cluster), before, "a copy was moved because of a reboot");
+    assert_eq!(ranges(world).await, before, "a copy was moved because of a reboot");
     assert!(!world.has_event("ReprotectionStarted").await, "a reboot was taken for a loss");
 
     let (name, machine) = alone(world, &pods).await;

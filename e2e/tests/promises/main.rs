@@ -25,6 +25,7 @@ mod monitoring;
 mod operator_killed;
 mod operator_upgraded;
 mod paused;
+mod placement;
 mod pod_killed;
 mod refused;
 mod reprotection;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         plain: scaling::up_while_clients_go_on;
         plain: scaling::down_gives_the_copies_away_first;
         plain: scaling::below_the_copies_is_refused;
+        plain: placement::copies_follow_the_resource;
         plain: certificates::ready_means_that_every_pod_shows_them;
         plain: monitoring::a_pod_monitor_is_made_once_its_kind_is_there;
         helm: helm::the_chart_makes_a_cluster_and_its_test_passes;

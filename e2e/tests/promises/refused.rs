@@ -37,8 +37,12 @@ pub(crate) async fn stalled(world: &World, reason: &str, part: &str) {
         .await;
 }
 
+fn policies(policies: Value) -> Value {
+    json!({"placement": {"policies": policies}})
+}
+
 pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
-    let cases: [(Value, &str); 8] = [
+    let cases: [(Value, &str); 13] = [
         (json!({"nodes": 2}), "nodes must be at least replicas"),
         (json!({"replicas": 2}), "replicas must be odd"),
         (json!({"nodes": 3, "maxFailures": 2}), "replicas must be at least 2 * maxFailures + 1"),
@@ -53,6 +57,14 @@ pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
             "timing.electionMs must be at least 5 * timing.tickMs",
         ),
         (json!({"gateway": {"service": {"type": "Carrier"}}}), "Unsupported value"),
+        (policies(json!([{"prefix": "a", "replicas": 5}])), "replicas must be at most nodes"),
+        (policies(json!([{"prefix": "a", "replicas": 1}])), "say allowFewer if that is meant"),
+        (policies(json!([{"prefix": "a", "replicas": 2}])), "replicas must be odd"),
+        (policies(json!([{"prefix": "0x6", "replicas": 3}])), "two hex digits a byte"),
+        (
+            policies(json!([{"prefix": "a", "replicas": 3}, {"prefix": "a", "replicas": 3}])),
+            "Duplicate value",
+        ),
     ];
     for (spec, message) in cases {
         let error = world.apply(spec.clone()).await.expect_err("it is invalid").to_string();

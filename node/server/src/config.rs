@@ -40,9 +40,9 @@ pub struct ServeArgs {
     #[arg(long, env = "HOLDFAST_NAME", value_name = "NAME", default_value = "default")]
     pub name: String,
     /// What this node fails together with, for example its zone: copies of a range are spread over
-    /// failure domains [default: none, it fails alone]
-    #[arg(long, env = "HOLDFAST_FAILURE_DOMAIN", value_name = "NAME", default_value = "")]
-    pub failure_domain: String,
+    /// failure domains. "" is none: it fails alone [default: as the cluster was told last, else none]
+    #[arg(long, env = "HOLDFAST_FAILURE_DOMAIN", value_name = "NAME")]
+    pub failure_domain: Option<String>,
     /// Directory for everything this node keeps
     #[arg(long, env = "HOLDFAST_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -172,8 +172,8 @@ pub struct ServeArgs {
 pub struct Config {
     /// Name of this node.
     pub name: String,
-    /// What this node fails together with; empty: it fails alone.
-    pub failure_domain: String,
+    /// What this node fails together with; empty: it fails alone. Nothing: as the cluster was told last.
+    pub failure_domain: Option<String>,
     /// Directory for everything this node keeps.
     pub data: PathBuf,
     /// `host:port` of the client listener.
@@ -249,7 +249,9 @@ impl Config {
                 args.name
             ));
         }
-        failure_domain(&args.failure_domain).map_err(|rule| format!("--failure-domain {rule}"))?;
+        if let Some(name) = &args.failure_domain {
+            failure_domain(name).map_err(|rule| format!("--failure-domain {rule}"))?;
+        }
         let advertise = |flag: &str, given: Option<String>, listen: &str| match given {
             Some(address) => values::host_port(flag, &address).map(|()| address),
             None if is_unspecified(listen) => Err(format!(
@@ -396,7 +398,7 @@ mod tests {
             let SnapshotRates { most, least } = check(flags).unwrap().snapshot_rates;
             (most >> 20, least >> 20)
         };
-        assert_eq!(rates("--data d"), (64, 4));
+        assert_eq!(rates("--data d"), (128, 8));
         assert_eq!(rates("--data d --snapshot-rate 8MiB"), (8, 1));
         assert_eq!(rates("--data d --snapshot-rate 8MiB --snapshot-rate-min 8MiB"), (8, 8));
     }

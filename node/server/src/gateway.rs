@@ -77,6 +77,8 @@ pub struct Config {
     pub peer_tls: bool,
     /// Bytes at which writes are refused, told in `Status` and nothing else; 0 is unknown.
     pub db_size_quota: i64,
+    /// This node was started with a failure domain, so nobody else can say it.
+    pub names_domain: bool,
 }
 
 impl Default for Config {
@@ -91,6 +93,7 @@ impl Default for Config {
             client_tls: false,
             peer_tls: false,
             db_size_quota: 0,
+            names_domain: false,
         }
     }
 }

@@ -211,6 +211,7 @@ impl Running {
                     txn_operations: config.max_txn_ops,
                 },
                 db_size_quota,
+                names_domain: config.failure_domain.is_some(),
                 ..gateway::Config::default()
             };
             let (cluster, tls) = (identity.cluster, certificates.peer.clone());

@@ -57,7 +57,7 @@ fn nothing_new_is_in_the_log_before_every_node_knows_it() {
     let status = world.status(NodeId(1)).expect("it runs");
     let leader = status.sequencer.expect("it is led");
     assert_eq!(world.status(leader).expect("it runs").planned, []);
-    load(&mut world, 10);
+    load(&mut world, 30);
     assert!(world.status(NodeId(1)).expect("it runs").ranges.len() > 4, "cuts by load");
     world.ask(NodeId(1), merge()).expect("nothing speaks against it");
     assert!(world.checks.violation().is_none(), "{:?}", world.checks.violation());

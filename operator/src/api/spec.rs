@@ -5,6 +5,7 @@
 //! than its CRD.
 
 use super::duration::HumanDuration;
+use super::placement::Placement;
 use super::recovery::Recovery;
 use super::status::HoldfastClusterStatus;
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -78,6 +79,10 @@ use std::collections::BTreeMap;
         .message("nodes must be at least replicas: each copy of a range needs a node of its own"),
     validation = Rule::new("!has(self.maxFailures) || self.replicas >= 2 * self.maxFailures + 1")
         .message("replicas must be at least 2 * maxFailures + 1: a majority of the copies has to survive"),
+    validation = Rule::new("!has(self.placement) || !has(self.placement.policies) || self.placement.policies.all(policy, policy.replicas <= self.nodes)")
+        .message("placement.policies: replicas must be at most nodes: each copy of a range needs a node of its own"),
+    validation = Rule::new("!has(self.placement) || !has(self.placement.policies) || self.placement.policies.all(policy, policy.replicas >= self.replicas || policy.allowFewer)")
+        .message("placement.policies: fewer replicas than the cluster's survive fewer failures: say allowFewer if that is meant"),
 )]
 pub struct HoldfastClusterSpec {
     /// How many nodes the cluster has. Raising it adds nodes; lowering it drains the node with the
@@ -119,6 +124,9 @@ pub struct HoldfastClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub pod_template: Option<serde_json::Value>,
+    /// Where copies go, and how many there are.
+    #[serde(default)]
+    pub placement: Placement,
     /// How pods are spread over Kubernetes nodes and zones.
     #[serde(default)]
     pub topology_spread: TopologySpread,

@@ -3,6 +3,7 @@
 //! Invariants: every timer and every intent is here, so that another operator, or the same one after
 //! a restart, goes on where this one stopped; nothing in here changes just because time passes.
 
+use super::placement::PlacementStatus;
 use super::recovery::RecoveryStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -40,6 +41,9 @@ pub struct HoldfastClusterStatus {
     /// How well the data is protected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,
+    /// What became of `spec.placement`.
+    #[serde(skip_serializing_if = "PlacementStatus::is_empty")]
+    pub placement: PlacementStatus,
     /// Every node with its pod.
     #[schemars(schema_with = "stores_schema")]
     pub stores: Vec<Store>,
@@ -158,6 +162,9 @@ pub struct Store {
     /// The zone of that Kubernetes node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// What it fails together with, as the cluster knows it. Without it: it fails alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_domain: Option<String>,
     /// Why the state is as it is, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -278,7 +285,8 @@ pub struct Blocked {
     pub since: Time,
 }
 
-fn keyed<T: JsonSchema>(generator: &mut SchemaGenerator, key: &str) -> Schema {
+/// A list in which each entry has another value of `key`.
+pub(super) fn keyed<T: JsonSchema>(generator: &mut SchemaGenerator, key: &str) -> Schema {
     let mut schema = generator.subschema_for::<Vec<T>>();
     schema.insert("x-kubernetes-list-type".to_owned(), "map".into());
     schema.insert("x-kubernetes-list-map-keys".to_owned(), serde_json::json!([key]));

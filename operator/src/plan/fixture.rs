@@ -4,7 +4,8 @@ use crate::api::status::{HoldfastClusterStatus, Store};
 use crate::api::{HoldfastCluster, HoldfastClusterSpec};
 use crate::build::names;
 use crate::observe::{
-    HostView, Member, Observed, PodView, RangeCounts, Report, StatefulSetView, VolumeView,
+    HostView, Member, Observed, PodView, PolicyView, RangeCounts, Report, StatefulSetView,
+    VolumeView,
 };
 use crate::plan::{Plan, plan};
 use jiff::{SignedDuration, Timestamp};
@@ -48,6 +49,7 @@ impl Fixture {
                     nodes: vec![],
                     bytes_remaining: 0,
                     reprotection: None,
+                    policies: Some(vec![all_keys()]),
                     cluster: "c1".to_owned(),
                     sequencer: Some(1),
                 }),
@@ -159,6 +161,11 @@ impl Fixture {
     }
 }
 
+/// The policy that every cluster has.
+pub fn all_keys() -> PolicyView {
+    PolicyView { prefix: String::new(), replicas: 3, ranges: 9, complete: 9 }
+}
+
 pub fn host(ordinal: i32) -> String {
     format!("host-{ordinal}")
 }
@@ -174,6 +181,7 @@ pub fn member(id: u64, ordinal: i32) -> Member {
         state: "Up".to_owned(),
         ranges: 6,
         leaders: 2,
+        names_failure_domain: Some(false),
         ..Member::default()
     }
 }

@@ -188,7 +188,7 @@ pub fn spare_store(context: &Context<'_>, store: &Store) -> Result<(), Refusal> 
         .iter()
         .filter(|member| member.state == "Up" && Some(member.id as i64) != store.store_id)
         .count();
-    let copies = context.spec.replicas;
+    let copies = super::placement::copies_needed(context);
     if able >= copies as usize {
         return Ok(());
     }

@@ -71,6 +71,10 @@ pub fn step(previous: &Store, seen: Seen<'_>, delays: Delays, now: Timestamp) ->
         ranges: seen.member.flatten().map_or(previous.ranges, |member| member.ranges),
         leaders: seen.member.flatten().map_or(previous.leaders, |member| member.leaders),
         served: previous.served || ready,
+        failure_domain: match seen.member.flatten() {
+            Some(member) => Some(member.failure_domain.clone()).filter(|it| !it.is_empty()),
+            None => previous.failure_domain.clone(),
+        },
         ..Store::default()
     };
     // A machine that is gone was where it was.

@@ -7,6 +7,7 @@
 
 use super::fixture::{Fixture, host, member, well};
 use super::operations::{Outcome, absorb};
+use super::placement::absorb_change;
 use super::scale::DRAIN_TTL;
 use super::{Action, Plan, plan};
 use crate::api::spec::ReplacementPolicy;
@@ -17,9 +18,6 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// Copies of each range.
-const COPIES: usize = 3;
 
 /// What happens to the world.
 #[derive(Clone, Debug)]
@@ -41,6 +39,8 @@ enum Happens {
     Nodes(i32),
     Template,
     Progress,
+    /// The resource asks for so many copies of some keys, or not any more.
+    Policy(Option<i32>),
     /// The operator runs one loop and dies after so many of its three writes.
     Loop(u8),
 }
@@ -61,6 +61,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         2 => (3..7i32).prop_map(Happens::Nodes),
         1 => Just(Happens::Template),
         3 => Just(Happens::Progress),
+        2 => prop::option::of(prop::sample::select(vec![1, 3, 5])).prop_map(Happens::Policy),
         15 => (0..4u8).prop_map(Happens::Loop),
     ]
 }
@@ -107,7 +108,8 @@ impl World {
             *view = host_in(zones, ordinal);
         }
         fixture.settle();
-        let truth = fixture.observed.report.clone().unwrap();
+        let mut truth = fixture.observed.report.clone().unwrap();
+        truth.policies.get_or_insert_default().push(placing::by_hand());
         Self {
             fixture,
             truth,
@@ -173,7 +175,13 @@ impl World {
                 self.fixture.now = now + jiff::SignedDuration::from_secs(seconds);
                 self.end_drains();
             }
-            Happens::Nodes(nodes) => self.fixture.cluster.spec.nodes = nodes,
+            Happens::Nodes(nodes) => {
+                self.fixture.cluster.spec.nodes = nodes;
+                // The API server would refuse it otherwise.
+                let policies = &mut self.fixture.cluster.spec.placement.policies;
+                policies.retain(|policy| policy.replicas <= nodes);
+            }
+            Happens::Policy(copies) => self.ask_for_copies(copies),
             Happens::Template => self.revision += 1,
             Happens::Progress => self.progress(),
             Happens::Loop(writes) => self.operate(writes),
@@ -328,6 +336,7 @@ impl World {
             return;
         }
         self.behind.clear();
+        self.make_copies();
         // Whoever leaves and holds nothing any more is gone for good.
         for member in self.truth.nodes.clone() {
             if self.leaving.contains(&member.id) && member.ranges == 0 {
@@ -336,13 +345,13 @@ impl World {
         }
         for at in 0..self.truth.nodes.len() {
             let id = self.truth.nodes[at].id;
-            if self.leaving.contains(&id) && self.spare(id) >= COPIES {
+            if self.leaving.contains(&id) && self.spare(id) >= self.copies() {
                 self.truth.nodes[at].ranges = 0;
             }
         }
         let condemned = self.condemned.clone();
         for member in self.truth.nodes.clone() {
-            let spare = self.spare(member.id) >= COPIES;
+            let spare = self.spare(member.id) >= self.copies();
             if condemned.contains(&member.id) && !member.is_alive() && spare {
                 self.condemned.remove(&member.id);
                 self.truth.nodes.retain(|other| other.id != member.id);
@@ -428,11 +437,19 @@ impl World {
         }
         self.fixture.observed.stateful_set.as_mut().unwrap().replicas = decided.status.nodes;
         self.fixture.change_gateway(&decided);
-        let Some(action) = decided.action else { return };
-        let outcome = self.carry_out(action);
-        if writes > 2 {
-            let now = self.fixture.now;
-            absorb(self.fixture.cluster.status.as_mut().unwrap(), outcome, now);
+        let now = self.fixture.now;
+        if let Some(action) = decided.action {
+            let outcome = self.carry_out(action);
+            if writes > 2 {
+                absorb(self.fixture.cluster.status.as_mut().unwrap(), outcome, now);
+            }
+        }
+        if let Some(change) = decided.placing.change {
+            let outcome = self.change_policy(&change);
+            if writes > 2 {
+                let status = self.fixture.cluster.status.as_mut().unwrap();
+                absorb_change(status, &change, outcome, now);
+            }
         }
     }
 
@@ -442,7 +459,7 @@ impl World {
             return Outcome::Failed("no answer in time".to_owned());
         }
         match action {
-            Action::Drain { node } if self.spare(node) < COPIES => {
+            Action::Drain { node } if self.spare(node) < self.copies() => {
                 return Outcome::Refused("no spare node".to_owned());
             }
             Action::Drain { node } => {
@@ -493,7 +510,7 @@ impl World {
             _ if known => return Ok(()),
             None => return Err("it is gone for good already"),
             Some(member) if member.is_alive() => return Err("it answers: nothing is lost"),
-            Some(_) if self.spare(node) < COPIES => return Err("no spare node"),
+            Some(_) if self.spare(node) < self.copies() => return Err("no spare node"),
             Some(_) => {}
         }
         self.operations.insert(operation);
@@ -529,6 +546,7 @@ impl World {
             let empty = self.truth.nodes.iter().all(|it| it.name != name || it.ranges == 0);
             assert!(empty && seen.is_some(), "{name} is taken away with what it holds");
         }
+        Self::check_placing(plan);
         match &plan.action {
             Some(Action::Reprotect { node, .. }) => {
                 let member = self.truth.nodes.iter().find(|member| member.id == *node);
@@ -547,7 +565,7 @@ impl World {
                 let id = self.disks[uid];
                 let member = self.truth.by_id(id as i64).unwrap();
                 assert!(!member.is_alive(), "a living node loses its disk: {uid}");
-                assert!(self.spare(id) < COPIES, "others could take the copies of {uid}");
+                assert!(self.spare(id) < self.copies(), "others could take the copies of {uid}");
                 let others = self.truth.nodes.iter().filter(|member| member.is_alive()).count();
                 assert!(others >= 2, "given up without a majority of the copies");
                 assert!(seen.is_some_and(|seen| seen.ranges.unavailable == 0));
@@ -629,7 +647,9 @@ fn ends_well_in(zones: i32, nodes: i32, policy: ReplacementPolicy, history: Vec<
         world.happen(Happens::Pass(35));
         // A refused request is made again in a while.
         let operation = world.fixture.status().operation.as_ref();
-        let retries = operation.and_then(|it| it.retry_at.as_ref());
+        let refused = world.fixture.status().placement.policies.iter();
+        let refused = refused.filter_map(|own| own.refused.as_ref()?.retry_at.as_ref());
+        let retries = operation.and_then(|it| it.retry_at.as_ref()).into_iter().chain(refused);
         let stores = world.fixture.status().stores.iter();
         let due = stores.filter_map(|store| store.act_at.as_ref()).chain(retries);
         let waits = due.into_iter().any(|at| at.0 > world.fixture.now);
@@ -648,6 +668,8 @@ fn ends_well_in(zones: i32, nodes: i32, policy: ReplacementPolicy, history: Vec<
     assert_eq!(status.updated_nodes, status.nodes, "{status:#?} {:#?}", world.truth);
     let pods = &world.fixture.observed.pods;
     assert!(pods.values().all(|pod| pod.in_gateway), "{pods:#?}");
+    world.check_policies();
 }
 
 mod histories;
+mod placing;

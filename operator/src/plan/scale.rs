@@ -6,7 +6,7 @@
 
 use super::guards;
 use super::operations::{self, Decided};
-use super::{Action, Context, InGateway, replace};
+use super::{Action, Context, InGateway, placement, replace};
 use crate::api::spec::HoldfastClusterSpec;
 use crate::api::status::{
     HoldfastClusterStatus, Operation, OperationType, Parked, Phase, StoreState,
@@ -249,19 +249,21 @@ fn may_shrink(context: &Context<'_>) -> Result<(), guards::Refusal> {
 
 /// As many nodes stay, and are well, as a range has copies.
 fn enough_left(context: &Context<'_>) -> Result<(), guards::Refusal> {
-    if context.pods - 1 < context.spec.replicas {
-        return Err((
-            "TooFewNodes",
-            format!(
-                "{} nodes would be fewer than the {} copies of each range",
-                context.pods - 1,
-                context.spec.replicas
-            ),
-        ));
+    let copies = placement::copies_needed(context);
+    if context.pods - 1 < copies {
+        let left = context.pods - 1;
+        let why = format!("{left} nodes would be fewer than the {copies} copies of each range");
+        // Set by the resource or by command; both can take it back.
+        let way_out = if copies > context.spec.replicas {
+            format!(" under a placement policy that asks for {copies}: remove that first")
+        } else {
+            String::new()
+        };
+        return Err(("TooFewNodes", why + &way_out));
     }
     let staying = &context.stores[..context.stores.len().saturating_sub(1)];
     let well = staying.iter().filter(|store| store.state == StoreState::Healthy).count();
-    if well < context.spec.replicas as usize {
+    if well < copies.unsigned_abs() as usize {
         return Err(("TooFewNodes", format!("only {well} of the nodes that stay are well")));
     }
     Ok(())

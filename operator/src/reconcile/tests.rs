@@ -32,6 +32,8 @@ type Answer = fn(&Sent) -> Option<StatusCode>;
 struct FakeNodes {
     report: Mutex<Result<Report, String>>,
     asked: Mutex<Vec<Request>>,
+    /// What they answer.
+    answer: Mutex<Outcome>,
     /// The fingerprint that all show, and who was asked for it.
     shown: Mutex<String>,
     handshakes: Mutex<Vec<String>>,
@@ -54,7 +56,8 @@ impl Nodes for FakeNodes {
         request: Request,
     ) -> BoxFuture<'a, Outcome> {
         self.asked.lock().push(request);
-        Box::pin(async { Outcome::Accepted("yes".to_owned()) })
+        let answer = self.answer.lock().clone();
+        Box::pin(async move { answer })
     }
 
     fn certificate<'a>(
@@ -79,6 +82,7 @@ struct Writers {
     stateful_sets: Writer<StatefulSet>,
     budgets: Writer<PodDisruptionBudget>,
     policies: Writer<NetworkPolicy>,
+    hosts: Writer<Node>,
 }
 
 /// An API server that keeps what it is sent.
@@ -145,6 +149,7 @@ impl World {
         let nodes = Arc::new(FakeNodes {
             report: Mutex::new(Err("no pods yet".to_owned())),
             asked: Mutex::default(),
+            answer: Mutex::new(Outcome::Accepted("yes".to_owned())),
             shown: Mutex::default(),
             handshakes: Mutex::default(),
         });
@@ -158,11 +163,12 @@ impl World {
         let (stateful_sets, w_stateful_sets) = reflector::store();
         let (budgets, w_budgets) = reflector::store();
         let (policies, w_policies) = reflector::store();
+        let (hosts, w_hosts) = reflector::store();
         let stores = Stores {
             pods,
             recovery_pods,
             claims,
-            hosts: None,
+            hosts: Some(hosts),
             service_accounts,
             config_maps,
             secrets,
@@ -195,6 +201,7 @@ impl World {
                 stateful_sets: w_stateful_sets,
                 budgets: w_budgets,
                 policies: w_policies,
+                hosts: w_hosts,
             },
             sent,
             answer,
@@ -282,6 +289,7 @@ impl World {
                 state: "Up".to_owned(),
                 ranges: 2,
                 leaders: 1,
+                names_failure_domain: Some(false),
                 ..Member::default()
             })
             .collect();
@@ -291,6 +299,7 @@ impl World {
             nodes,
             bytes_remaining: 0,
             reprotection: None,
+            policies: Some(vec![]),
             cluster: "c1".to_owned(),
             sequencer: Some(1),
         });
@@ -554,4 +563,71 @@ async fn scaling_down_asks_the_cluster_to_drain() {
         *world.nodes.asked.lock(),
         [Request::Drain { node: 4, ttl: Duration::from_mins(15) }]
     );
+}
+
+/// The cluster's spec is another one from now on.
+fn ask_for(world: &mut World, spec: Value) {
+    *world.spec.lock() = spec.clone();
+    world.cluster.spec = serde_json::from_value(spec).unwrap();
+    world.cluster.metadata.resource_version = Some("9999".to_owned());
+}
+
+#[tokio::test]
+async fn a_policy_stands_in_the_status_before_the_cluster_is_asked_and_a_no_is_told() {
+    let mut world = World::running().await;
+    let policies = json!([{"prefix": "0x00ff", "replicas": 1, "allowFewer": true}]);
+    ask_for(&mut world, json!({"placement": {"policies": policies}}));
+    *world.nodes.answer.lock() = Outcome::Refused("holdfast: no room".to_owned());
+    world.reconcile().await.unwrap();
+    let prefix = vec![0, 255];
+    let asked = std::mem::take(&mut *world.nodes.asked.lock());
+    assert_eq!(
+        asked,
+        [Request::SetPolicy { prefix: prefix.clone(), replicas: 1, allow_fewer: true }]
+    );
+    let sent = std::mem::take(&mut *world.sent.lock());
+    let states: Vec<(&Value, &Value)> = sent
+        .iter()
+        .filter(|sent| sent.path.ends_with("/status"))
+        .map(|sent| &sent.body["status"]["placement"]["policies"][0])
+        .map(|policy| (&policy["state"], &policy["refused"]["message"]))
+        .collect();
+    assert_eq!(states, [(&json!("Pending"), &Value::Null), (&json!("Refused"), &json!("no room"))]);
+    let told = |sent: &Sent| sent.body["note"] == "the policy of 0x00ff: no room";
+    assert!(sent.iter().any(told), "{sent:#?}");
+    // Later it is in the spec no more, and the cluster has it.
+    world.show(&sent);
+    world.nodes.report.lock().as_mut().unwrap().policies = Some(vec![crate::observe::PolicyView {
+        prefix: "0x00ff".to_owned(),
+        replicas: 1,
+        ..Default::default()
+    }]);
+    ask_for(&mut world, json!({}));
+    world.cluster.metadata.resource_version = Some("99999".to_owned());
+    let policies = &mut world.cluster.status.as_mut().unwrap().placement.policies;
+    policies[0].refused = None;
+    world.reconcile().await.unwrap();
+    assert_eq!(*world.nodes.asked.lock(), [Request::RemovePolicy { prefix }]);
+}
+
+#[tokio::test]
+async fn nodes_are_told_the_label_of_their_machine() {
+    let mut world = World::running().await;
+    let host: Node = serde_json::from_value(json!({
+        "metadata": {"name": "h", "labels": {"topology.kubernetes.io/zone": "z1", "rack": "r1"}},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }))
+    .unwrap();
+    world.writers.hosts.apply_watcher_event(&watcher::Event::Apply(host));
+    let told = |domain: &str| {
+        let tell = |node| Request::SetFailureDomain { node, domain: domain.to_owned() };
+        [tell(1), tell(2), tell(3)]
+    };
+    world.reconcile().await.unwrap();
+    assert_eq!(std::mem::take(&mut *world.nodes.asked.lock()), told("z1"));
+    ask_for(&mut world, json!({"placement": {"failureDomain": {"topologyKey": "rack"}}}));
+    // After a no, the others are not bothered.
+    *world.nodes.answer.lock() = Outcome::Refused("no".to_owned());
+    world.reconcile().await.unwrap();
+    assert_eq!(std::mem::take(&mut *world.nodes.asked.lock()), told("r1")[..1]);
 }

@@ -231,5 +231,11 @@ mod fake {
         ) -> Result<Response<pb::RemovePlacementReply>, Status> {
             no()
         }
+        async fn set_failure_domain(
+            &self,
+            _: Request<pb::SetFailureDomainRequest>,
+        ) -> Result<Response<pb::SetFailureDomainReply>, Status> {
+            no()
+        }
     }
 }

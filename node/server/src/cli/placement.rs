@@ -1,4 +1,4 @@
-//! `placement`: how many copies the ranges under which prefixes have.
+//! `placement`: how many copies the ranges under which prefixes have, and what fails together.
 
 use super::Failure;
 use super::admin::{list, say, until};
@@ -6,7 +6,9 @@ use super::client::{Admin, ClientArgs, ask, block_on};
 use super::output::Column;
 use crate::config::parse_key;
 use clap::{Args, Subcommand};
-use holdfast_proto::admin::{PlacementRequest, RemovePlacementRequest, SetPlacementRequest};
+use holdfast_proto::admin::{
+    PlacementRequest, RemovePlacementRequest, SetFailureDomainRequest, SetPlacementRequest,
+};
 use serde_json::Value;
 use tonic::Status;
 
@@ -16,6 +18,7 @@ Examples:
   holdfast-node placement set --prefix cache/ --replicas 1 --allow-fewer
   holdfast-node placement list
   holdfast-node placement remove --prefix users/
+  holdfast-node placement domain --node 3 --name zone-a
 
 Ranges are cut where a prefix begins and ends; then copies are made, or go, one after the other.";
 
@@ -34,6 +37,8 @@ enum PlacementCommand {
     List(ClientArgs),
     /// Give the keys under a prefix as many copies as those around them
     Remove(RemoveArgs),
+    /// Say what a node fails together with that was started without --failure-domain
+    Domain(DomainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -63,11 +68,24 @@ struct RemoveArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct DomainArgs {
+    /// The node's number, as in `nodes`
+    #[arg(long, value_name = "ID")]
+    node: u64,
+    /// What it fails together with, for example its zone; "": it fails alone
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 pub(super) fn run(args: PlacementArgs) -> Result<(), Failure> {
     match args.command {
         PlacementCommand::Set(args) => set(args),
         PlacementCommand::List(client) => show(&client),
         PlacementCommand::Remove(args) => remove(args),
+        PlacementCommand::Domain(args) => domain(args),
     }
 }
 
@@ -127,6 +145,16 @@ fn remove(args: RemoveArgs) -> Result<(), Failure> {
     let message = block_on(ask(&client, async |mut admin: Admin| -> Result<_, Status> {
         let request = RemovePlacementRequest { prefix: prefix.clone() };
         Ok(admin.remove_placement(request).await?.into_inner().message)
+    }))??;
+    say(&client, &message);
+    Ok(())
+}
+
+fn domain(args: DomainArgs) -> Result<(), Failure> {
+    let DomainArgs { node, name, client } = args;
+    let message = block_on(ask(&client, async |mut admin: Admin| -> Result<_, Status> {
+        let request = SetFailureDomainRequest { node, domain: name.clone() };
+        Ok(admin.set_failure_domain(request).await?.into_inner().message)
     }))??;
     say(&client, &message);
     Ok(())

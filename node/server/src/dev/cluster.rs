@@ -200,10 +200,10 @@ impl Cluster {
         self.directory.join(format!("node-{number}"))
     }
 
-    /// A node's failure domain.
-    pub(super) fn failure_domain(&self, number: usize) -> &str {
+    /// A node's failure domain, if any were named.
+    pub(super) fn failure_domain(&self, number: usize) -> Option<&str> {
         let domains = self.failure_domains.len().max(1);
-        self.failure_domains.get((number - 1) % domains).map_or("", String::as_str)
+        self.failure_domains.get((number - 1) % domains).map(String::as_str)
     }
 
     /// `--initial-cluster` of every node.

@@ -145,7 +145,6 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("initial-cluster-state", state.to_owned()),
         ("cluster-token", cluster.token.clone()),
         ("replicas", cluster.replicas.to_string()),
-        ("failure-domain", cluster.failure_domain(number).to_owned()),
         ("split-keys", cluster.split_keys.clone()),
         ("split-size", cluster.split_size.to_string()),
         ("split-load", cluster.split_load.to_string()),
@@ -155,6 +154,9 @@ fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Comm
         ("log-level", log_level.to_owned()),
     ] {
         command.arg(format!("--{flag}={value}"));
+    }
+    if let Some(domain) = cluster.failure_domain(number) {
+        command.arg(format!("--failure-domain={domain}"));
     }
     Ok(command)
 }

@@ -2,6 +2,7 @@
 //! that one knows of itself, and puts the answers together (see [`report`]).
 
 mod check;
+mod domain;
 mod progress;
 mod report;
 
@@ -239,6 +240,7 @@ impl Gateway {
             reprotection: *self.inner.progress.lock(),
             view: self.backend().view().as_ref().clone(),
             level: report::LEVEL,
+            names_domain: Some(self.inner.config.names_domain),
         }
     }
 

@@ -325,6 +325,9 @@ impl Gateway {
             "/holdfast.admin.v1.Admin/RemovePlacement" => {
                 unary!(self.admin_remove_placement, request)
             }
+            "/holdfast.admin.v1.Admin/SetFailureDomain" => {
+                unary!(self.admin_set_failure_domain, request)
+            }
             "/holdfast.admin.v1.Admin/Transfer" => unary!(self.admin_transfer, request),
             path => error::unknown_method(path).into_http(),
         }

@@ -1,6 +1,9 @@
 //! Tells the meta range what this node knows of itself that matters for where copies go: its failure
 //! domain, and how much room its disk has.
 //!
+//! A node that was started without a failure domain keeps the one that the meta range has for it: somebody
+//! else told it, for example an operator that knows the node's machine.
+//!
 //! Invariants: said only if the meta range knows something else, so a node that has nothing to say never
 //! says anything; and only once every node has said that it knows what this is, since a node of an older
 //! version would stop at it.
@@ -20,11 +23,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Follows what this node knows of itself until `stop`.
-pub(super) async fn follow(gateway: Gateway, domain: String, stop: CancellationToken) {
+pub(super) async fn follow(gateway: Gateway, domain: Option<String>, stop: CancellationToken) {
     let backend = gateway.backend().clone();
     let mut known = false;
     loop {
-        let news = news(&backend, &domain);
+        let news = news(&backend, domain.as_deref());
         if news.is_some() && !known {
             match gateway.check_placement_known().await {
                 Ok(()) => known = true,
@@ -47,13 +50,15 @@ pub(super) async fn follow(gateway: Gateway, domain: String, stop: CancellationT
 }
 
 /// What the meta range does not know yet.
-fn news(backend: &Backend, domain: &str) -> Option<Facts> {
+fn news(backend: &Backend, domain: Option<&str>) -> Option<Facts> {
     let vitals = backend.vitals();
     let view = vitals.view();
     let me = vitals.node();
     let known = |state: NodeState| state != NodeState::Tombstoned;
     view.nodes.iter().find(|record| record.id == me && known(record.state))?;
-    let facts = Facts { domain: domain.to_owned(), room: vitals.room_class()? };
     let said = view.facts.iter().find(|(node, _)| *node == me).map(|(_, said)| said);
-    (said.cloned().unwrap_or_default() != facts).then_some(facts)
+    let said = said.cloned().unwrap_or_default();
+    let domain = domain.map_or_else(|| said.domain.clone(), str::to_owned);
+    let facts = Facts { domain, room: vitals.room_class()? };
+    (said != facts).then_some(facts)
 }

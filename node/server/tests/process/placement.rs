@@ -44,8 +44,10 @@ fn copies_follow_prefixes_and_failure_domains() {
         })
     });
     checked(&cluster);
-    let (_, nodes) = says(&cluster, &["nodes", "-o", "json"]);
-    assert!(nodes.contains("\"failureDomain\": \"b\""), "{nodes}");
+    assert_eq!(domains(&cluster), ["a", "a", "b", "c", "c"]);
+    // What a node was started with is its own.
+    let (fine, words) = says(&cluster, &["placement", "domain", "--node", "3", "--name", "z"]);
+    assert!(!fine && words.contains("was started with --failure-domain \"b\""), "{words}");
 
     let load = Load::start(&cluster.endpoints(), &["a", "h", "k/1", "k/2", "z"]);
     load.wait_progress(50);
@@ -78,4 +80,51 @@ fn copies_follow_prefixes_and_failure_domains() {
     load.wait_progress(50);
     let report = load.finish();
     assert!(report.failures.is_empty(), "{:?}", report.failures);
+}
+
+/// The failure domain of each node, by its number.
+fn domains(cluster: &Cluster) -> Vec<String> {
+    let output = cluster.command(&["nodes", "-o", "json"]);
+    let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut nodes = nodes["nodes"].as_array().unwrap().clone();
+    nodes.sort_by_key(|node| node["id"].as_u64());
+    nodes.iter().map(|node| node["failureDomain"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn nodes_are_told_what_they_fail_together_with_and_keep_it() {
+    let mut cluster = Cluster::start(&["--nodes", "5", "--split-keys", "g,p"]);
+    cluster.wait_full();
+    let told = ["a", "a", "b", "c", "c"];
+    for (node, domain) in (1..).zip(told) {
+        let node = node.to_string();
+        let tell = ["placement", "domain", "--node", &node, "--name", domain];
+        wait_for("all nodes to know about placement", || says(&cluster, &tell).0);
+    }
+    wait_for("every node to be known by its domain", || domains(&cluster) == told);
+    wait_for("copies in all failure domains", || {
+        ranges(&cluster).iter().all(|(_, nodes)| {
+            let mut domains: Vec<&str> = nodes.iter().map(|it| told[*it as usize - 1]).collect();
+            domains.sort_unstable();
+            domains == ["a", "b", "c"]
+        })
+    });
+    checked(&cluster);
+    // What it was told is not its own, and survives it.
+    cluster.kill(4);
+    cluster.rejoin(4);
+    cluster.wait_full();
+    let own = |node: usize| {
+        let status = cluster.status();
+        let nodes = status["nodes"].as_array().unwrap().iter();
+        let mut found =
+            nodes.filter(|it| it["id"] == node).map(|it| it["namesFailureDomain"].clone());
+        found.next().unwrap()
+    };
+    assert_eq!(own(4), false);
+    assert_eq!(domains(&cluster), told);
+    let (fine, words) = says(&cluster, &["placement", "domain", "--node", "9", "--name", "a"]);
+    assert!(!fine && words.contains("must answer"), "{words}");
+    let (fine, words) = says(&cluster, &["placement", "domain", "--node", "1", "--name", "a,b"]);
+    assert!(!fine && words.contains("no space or comma"), "{words}");
 }

@@ -38,6 +38,10 @@ pub(super) struct Local {
     /// What it can do that earlier versions could not: see [`LEVEL`].
     #[serde(default)]
     pub level: u32,
+    /// It was started with a failure domain, which holds. Older nodes do not tell, and take back what
+    /// others say of theirs.
+    #[serde(default)]
+    pub names_domain: Option<bool>,
 }
 
 /// 0: all before placement. 1: facts of nodes and placement policies, in requests and in the log.
@@ -61,6 +65,8 @@ pub(super) struct Cluster {
     /// Nodes that answered and are of this version's level.
     level: BTreeSet<NodeId>,
     facts: BTreeMap<NodeId, Facts>,
+    /// Nodes that answered, with whether they name their failure domain themselves.
+    names_domain: BTreeMap<NodeId, bool>,
     policies: Vec<(Bytes, usize)>,
     planned: Vec<(RangeId, String)>,
     /// As the leader of the meta range follows it.
@@ -93,6 +99,8 @@ pub(super) struct StatusJson {
     protection: Protection,
     ranges: RangeCounts,
     nodes: Vec<NodeJson>,
+    /// The placement policies, by prefix.
+    policies: Vec<PolicyJson>,
     /// About how many bytes the copies still lack.
     bytes_remaining: u64,
     /// How far the making of copies is, if any are made and that is known.
@@ -143,6 +151,9 @@ pub(super) struct NodeJson {
     http_address: String,
     /// What it fails together with; empty: it fails alone.
     failure_domain: String,
+    /// It was started with it, so nobody else can say it; `null` while it does not answer, or is older
+    /// than that.
+    names_failure_domain: Option<bool>,
     /// Of its disk: `Plenty`, `Less`, `Little`.
     room: &'static str,
 }
@@ -272,6 +283,10 @@ impl Cluster {
             id,
             sequencer,
             facts,
+            names_domain: reports
+                .iter()
+                .filter_map(|report| Some((report.node, report.names_domain?)))
+                .collect(),
             policies,
             planned,
             revision: reports.iter().map(|report| report.revision).max().unwrap_or(0),
@@ -319,6 +334,7 @@ impl Cluster {
             protection,
             ranges: RangeCounts { total: self.ranges.len(), fully_replicated: full, unavailable },
             nodes: self.nodes(),
+            policies: self.policies(),
             bytes_remaining: self.ranges.iter().map(|range| self.bytes_remaining(range)).sum(),
             reprotection: self.reprotection.filter(|_| protection != Protection::Full),
             diverged: self.divergences.iter().map(DivergedJson::from).collect(),
@@ -358,6 +374,7 @@ impl Cluster {
             peer_address: node.peer_address.clone(),
             http_address: node.http_address.clone(),
             failure_domain: self.facts(node.id).domain,
+            names_failure_domain: self.names_domain(node.id),
             room: match self.facts(node.id).room {
                 Room::Plenty => "Plenty",
                 Room::Less => "Less",
@@ -435,7 +452,13 @@ impl Cluster {
         policy.max(self.least.get(&range.descriptor.id).copied())
     }
 
-    fn facts(&self, node: NodeId) -> Facts {
+    /// Whether a node names its failure domain itself; nothing if it does not answer, or is older than that.
+    pub(super) fn names_domain(&self, node: NodeId) -> Option<bool> {
+        self.names_domain.get(&node).copied()
+    }
+
+    /// What is known of a node that matters for where copies go.
+    pub(super) fn facts(&self, node: NodeId) -> Facts {
         self.facts.get(&node).cloned().unwrap_or_default()
     }
 

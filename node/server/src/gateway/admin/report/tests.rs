@@ -55,6 +55,7 @@ fn report(id: u64, caught_up: &[u64]) -> Local {
         room: Some(100 * id),
         data: 10,
         level: LEVEL,
+        names_domain: Some(false),
         reprotection: None,
         view: View {
             nodes: (1..=3).map(record).collect(),
