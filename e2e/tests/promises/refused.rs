@@ -63,7 +63,7 @@ pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
         (policies(json!([{"prefix": "0x6", "replicas": 3}])), "two hex digits a byte"),
         (
             policies(json!([{"prefix": "a", "replicas": 3}, {"prefix": "a", "replicas": 3}])),
-            "Duplicate value",
+            "duplicate entries for key",
         ),
     ];
     for (spec, message) in cases {
