@@ -1,3 +1,5 @@
+//! The pod that looks at a volume, or changes it: what it is made of.
+
 use super::*;
 use crate::api::recovery::{RecoveryMode, RecoveryPhase, RecoveryReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

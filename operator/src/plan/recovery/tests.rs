@@ -1,3 +1,5 @@
+//! Recovery step by step, in plain cases: who is asked, what is shown, and what is done only after consent.
+
 use super::super::fixture::{Fixture, host};
 use super::*;
 use crate::observe::VolumeView;
