@@ -13,8 +13,8 @@ const SHAPING: Shaping = Shaping {
     split_load: 20,
     load_lasts_ms: 1_000,
     load_rests_ms: 5_000,
-    quiet_load: 1_000,
-    merge_after_ms: 2_000,
+    quiet_load: 2,
+    merge_after_ms: 60_000,
     rank_every_ms: 200,
     ranks_loads_after_ms: 2_000,
 };
@@ -57,7 +57,7 @@ fn nothing_new_is_in_the_log_before_every_node_knows_it() {
     let status = world.status(NodeId(1)).expect("it runs");
     let leader = status.sequencer.expect("it is led");
     assert_eq!(world.status(leader).expect("it runs").planned, []);
-    load(&mut world, 30);
+    load(&mut world, 15);
     assert!(world.status(NodeId(1)).expect("it runs").ranges.len() > 4, "cuts by load");
     world.ask(NodeId(1), merge()).expect("nothing speaks against it");
     assert!(world.checks.violation().is_none(), "{:?}", world.checks.violation());
