@@ -173,7 +173,7 @@ async fn run_one(args: &DevArgs, number: usize, stop: &mut StopSignal) -> Result
         )));
     }
     cluster.check_not_running(number)?;
-    cluster.check_ports(number)?;
+    cluster.wait_for_ports(number).await?;
     let mut nodes = vec![Node::start(&cluster, number, &args.log_level)?];
     println!("{}", cluster.describe(number, nodes[0].pid()));
     let outcome = match wait_until_ready(&cluster, &args.security, &mut nodes, stop).await {

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// Nodes of one development cluster at most: each is a process.
 const NODES_MAX: usize = 20;
 
+/// Longest wait for the ports of a node that was killed.
+const PORTS_MAX: Duration = Duration::from_secs(5);
+
 /// Ports from one node to the next.
 const PORT_STEP: u16 = 10;
 
@@ -251,6 +254,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// The same for a node that may have been killed just now: its last threads can hold its ports for a
+    /// moment longer than its process is seen, for example while they wait for the disk.
+    pub(super) async fn wait_for_ports(&self, number: usize) -> Result<(), Failure> {
+        patiently(PORTS_MAX, || self.check_ports(number)).await
+    }
+
     /// Stops nodes that run without being children of this process.
     pub(super) async fn stop_strays(&self) {
         let until = Instant::now() + super::STOP_MAX;
@@ -274,6 +283,21 @@ impl Cluster {
     }
 }
 
+/// Asks until the answer is yes, or the last one after that time.
+async fn patiently(
+    time: Duration,
+    mut check: impl FnMut() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let until = Instant::now() + time;
+    loop {
+        let answer = check();
+        if answer.is_ok() || Instant::now() >= until {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn file(directory: &Path) -> PathBuf {
     directory.join("cluster.json")
 }
@@ -281,4 +305,28 @@ fn file(directory: &Path) -> PathBuf {
 fn absolute(directory: &Path) -> Result<PathBuf, Failure> {
     std::fs::canonicalize(directory)
         .map_err(|error| Failure::usage(format!("--data {}: {error}", directory.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ports_of_a_node_that_is_just_ending_are_waited_for() {
+        let mut held = Some(TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let address = held.as_ref().unwrap().local_addr().unwrap();
+        let mut asked = 0;
+        let mut check = || {
+            asked += 1;
+            let taken = TcpListener::bind(address).map(drop);
+            // It lets go after it was in the way once.
+            held.take();
+            taken.map_err(|error| Failure::usage(error.to_string()))
+        };
+        let minute = Duration::from_mins(1);
+        patiently(minute, &mut check).await.expect("it is free the second time");
+        assert_eq!(asked, 2);
+        let taken = || Err(Failure::usage("taken".to_owned()));
+        patiently(Duration::ZERO, taken).await.expect_err("not for ever");
+    }
 }
