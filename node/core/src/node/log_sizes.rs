@@ -68,7 +68,8 @@ impl LogSizes {
         large.map(|(range, _)| *range).collect()
     }
 
-    fn size(&self, range: RangeId) -> u64 {
+    /// What a log takes, bytes.
+    pub(super) fn size(&self, range: RangeId) -> u64 {
         self.sizes.get(&range).copied().unwrap_or(0)
     }
 

@@ -41,12 +41,8 @@ impl Node {
             writes.extend(cut_log(&mut self.logs, replica, self.config.log_budget));
         }
         for range in self.logs.too_large(self.config.log_budget) {
-            match self.replicas.get_mut(&range) {
-                Some(replica) => {
-                    writes.extend(cut_log(&mut self.logs, replica, self.config.log_budget));
-                }
-                None => self.logs.forget(range),
-            }
+            let Some(replica) = self.replicas.get_mut(&range) else { continue };
+            writes.extend(cut_log(&mut self.logs, replica, self.config.log_budget));
         }
         for (node, range, replica) in farewells {
             self.send(node, Message::Tombstone { range, replica });
@@ -57,6 +53,9 @@ impl Node {
     /// Asks for a write of the log under a number of its own, never between the beginning and the
     /// end of a turn, which has taken the next number already.
     pub(super) fn write_log(&mut self, sync: bool, writes: Vec<LogWrite>) {
+        for write in writes.iter().filter(|write| write.destroy) {
+            self.logs.forget(write.range);
+        }
         if !writes.is_empty() {
             self.persist_sequence += 1;
             let sequence = self.persist_sequence;

@@ -206,8 +206,10 @@ fn a_removed_replica_ends_in_order_and_does_not_come_back() {
         assert!(removed(&effects).is_none(), "its state is not durable");
         assert!(bench.runs());
     }
+    assert!(bench.node.logs.size(RANGE) > 0);
     let effects = durable(&mut bench, LAST);
     assert_eq!(removed(&effects), Some((MINE, true)));
+    assert_eq!(bench.node.logs.size(RANGE), 0, "what is gone does not count");
     assert!(!destroyed(&effects), "its log still says that it is there");
     assert!(!bench.runs());
     let sequence = effects.persist[0].sequence;
