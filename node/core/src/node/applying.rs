@@ -158,8 +158,7 @@ impl Node {
         }
         let asked =
             Asked { asker, id, settled_below: 0, again: false, work: Work::Cut { key, child } };
-        self.with_leaseholder(range, state, |holder, view, out| holder.ask(asked, view, out));
-        self.router.proposing(range);
+        self.ask_leaseholder(range, asked, state);
     }
 
     /// A cut whose turn has come: nothing is under way in the range.

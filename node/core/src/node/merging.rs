@@ -366,8 +366,7 @@ impl Node {
         }
         let work = Work::Change(Box::new(entry));
         let asked = Asked { asker, id: request.id, settled_below: 0, again: false, work };
-        self.with_leaseholder(range, state, |holder, view, out| holder.ask(asked, view, out));
-        self.router.proposing(range);
+        self.ask_leaseholder(range, asked, state);
     }
 
     /// The turn of an entry has come that changes what a range is: nothing is under way in it. Whoever

@@ -269,8 +269,7 @@ impl Node {
         }
         let work = Work::Change(Box::new(Entry::Rank { generation, first: first.replica }));
         let asked = Asked { asker, id, settled_below: 0, again: false, work };
-        self.with_leaseholder(range, state, |holder, view, out| holder.ask(asked, view, out));
-        self.router.proposing(range);
+        self.ask_leaseholder(range, asked, state);
     }
 }
 

@@ -5,8 +5,8 @@
 
 use super::Node;
 use crate::error::Misrouted;
-use crate::ids::META_RANGE;
-use crate::leaseholder::Asker;
+use crate::ids::{META_RANGE, RangeId};
+use crate::leaseholder::{Asked, Asker, Lock, Work};
 use crate::message::{InternalReply, Outcome, RangeRequest, RoutedRequest};
 use crate::state::StateReads;
 
@@ -14,6 +14,12 @@ use crate::state::StateReads;
 const WAITING_MAX: usize = 10_000;
 
 impl Node {
+    /// Something to evaluate, for a range whose lease this node may hold.
+    pub(super) fn ask_leaseholder(&mut self, range: RangeId, asked: Asked, state: &dyn StateReads) {
+        self.with_leaseholder(range, state, |holder, view, out| holder.ask(asked, view, out));
+        self.router.proposing(range);
+    }
+
     /// A request for a replica on this node.
     pub(super) fn serve(&mut self, asker: Asker, request: RoutedRequest, state: &dyn StateReads) {
         let range = request.range;
@@ -64,30 +70,13 @@ impl Node {
         }
         match body {
             RangeRequest::Kv(op) | RangeRequest::KvAgain(op) => {
-                let asked = crate::leaseholder::Asked {
-                    asker,
-                    id,
-                    settled_below,
-                    again,
-                    work: crate::leaseholder::Work::Op(op),
-                };
-                self.with_leaseholder(range, state, |holder, view, out| {
-                    holder.ask(asked, view, out);
-                });
-                self.router.proposing(range);
+                let asked = Asked { asker, id, settled_below, again, work: Work::Op(op) };
+                self.ask_leaseholder(range, asked, state);
             }
             RangeRequest::RevokeLease { lease } => {
-                let asked = crate::leaseholder::Asked {
-                    asker,
-                    id,
-                    settled_below,
-                    again,
-                    work: crate::leaseholder::Work::RevokeLease(lease),
-                };
-                self.with_leaseholder(range, state, |holder, view, out| {
-                    holder.ask(asked, view, out);
-                });
-                self.router.proposing(range);
+                let asked =
+                    Asked { asker, id, settled_below, again, work: Work::RevokeLease(lease) };
+                self.ask_leaseholder(range, asked, state);
             }
             // What the transaction changes may be decided already.
             RangeRequest::LeaseKeys { .. } if replica.intent.is_some() => {
@@ -99,21 +88,14 @@ impl Node {
                 self.outcome(asker, Outcome::Internal(InternalReply::Keys(keys)));
             }
             RangeRequest::Lock { txn, node, reads, wait } => {
-                let asked = crate::leaseholder::Asked {
+                let asked = Asked {
                     asker,
                     id: txn,
                     settled_below,
                     again,
-                    work: crate::leaseholder::Work::Lock(crate::leaseholder::Lock {
-                        node,
-                        reads,
-                        wait,
-                    }),
+                    work: Work::Lock(Lock { node, reads, wait }),
                 };
-                self.with_leaseholder(range, state, |holder, view, out| {
-                    holder.ask(asked, view, out);
-                });
-                self.router.proposing(range);
+                self.ask_leaseholder(range, asked, state);
             }
             RangeRequest::Resolve { txn, settled_below, decision } => {
                 self.with_leaseholder(range, state, |holder, view, out| {
