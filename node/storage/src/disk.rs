@@ -313,15 +313,21 @@ fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
         IdentityFile { format: FORMAT, identity: identity.clone(), check: checksum(identity) };
     let mut text = serde_json::to_vec_pretty(&content).expect("plain fields always serialise");
     text.push(b'\n');
-    let (new, path) = (dir.join("identity.json.new"), dir.join("identity.json"));
+    replace_json(&dir.join("identity.json"), &text)
+}
+
+/// Replaces a JSON file by this text, durably: whatever happens, it is the old one or the new one. Beside
+/// it there may be left one with the ending `.json.new`.
+pub fn replace_json(path: &Path, text: &[u8]) -> Result<()> {
+    let new = path.with_extension("json.new");
     File::create(&new)
         .and_then(|mut file| {
-            file.write_all(&text)?;
+            file.write_all(text)?;
             file.sync_all()
         })
         .map_err(StorageError::io("write", &new))?;
-    fs::rename(&new, &path).map_err(StorageError::io("rename", &new))?;
-    sync_dir(dir)
+    fs::rename(&new, path).map_err(StorageError::io("rename", &new))?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn checksum(identity: &Identity) -> u32 {

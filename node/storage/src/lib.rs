@@ -17,7 +17,7 @@ pub mod faulty;
 #[cfg(test)]
 mod seeds;
 
-pub use disk::{Disk, Identity, Room};
+pub use disk::{Disk, Identity, Room, replace_json};
 pub use error::{Result, StorageError};
 pub use log::{LogOptions, RaftLog};
 pub use state::{Facts, PinnedSnapshot, Position, RevisionPin, Staging, State, StateOptions};

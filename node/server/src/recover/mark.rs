@@ -4,10 +4,10 @@
 //! the id of one that was done gets that answer, whatever became of the node since.
 
 use crate::cli::Failure;
-use holdfast_storage::Disk;
+use crate::shutdown::chain;
+use holdfast_storage::{Disk, replace_json};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The format of the file.
@@ -48,16 +48,7 @@ pub(super) fn read(directory: &Path) -> Result<Option<Mark>, String> {
 }
 
 pub(super) fn write(disk: &Disk, mark: &Mark) -> Result<(), Failure> {
-    let path = disk.dir().join(FILE);
-    let new = path.with_extension("json.new");
     let content = MarkFile { format: FORMAT, mark: mark.clone() };
     let text = serde_json::to_vec_pretty(&content).expect("plain fields can be written");
-    File::create(&new)
-        .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&new, &path))
-        .and_then(|()| File::open(disk.dir())?.sync_all())
-        .map_err(|error| Failure::broken(format!("{}: {error}", path.display())))
+    replace_json(&disk.dir().join(FILE), &text).map_err(|error| Failure::broken(chain(&error)))
 }

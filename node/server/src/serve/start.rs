@@ -6,11 +6,10 @@
 
 use crate::config::{Config, InitialCluster, SplitKeys};
 use crate::transport::{Founder, Standing};
-use holdfast_storage::StorageError;
+use holdfast_storage::{StorageError, replace_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The format of the file.
@@ -163,18 +162,9 @@ pub(super) fn read(directory: &Path) -> Result<Option<Start>, StorageError> {
 
 /// Marks the disk at `directory`, durably.
 pub(super) fn write(directory: &Path, start: &Start) -> Result<(), StorageError> {
-    let path = file(directory);
     let content = StartFile { format: FORMAT, start: start.clone(), check: checksum(start) };
     let text = serde_json::to_vec_pretty(&content).expect("plain fields can be written");
-    let new = path.with_extension("json.new");
-    File::create(&new)
-        .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&new, &path))
-        .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(|source| StorageError::Io { action: "write", path, source })
+    replace_json(&file(directory), &text)
 }
 
 fn file(directory: &Path) -> PathBuf {
