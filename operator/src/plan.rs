@@ -487,7 +487,7 @@ fn next(
     if spec.paused {
         return "nothing while spec.paused is true".to_owned();
     }
-    if let Some(recovery) = status.recovery.as_ref().filter(|it| !it.phase.ended()) {
+    if let Some(recovery) = status.recovery_under_way() {
         return format!("recovery {}, {:?}: {}", recovery.id, recovery.phase, recovery.message);
     }
     if let Some(operation) = &status.operation {
@@ -534,7 +534,7 @@ fn requeue(
     if acts {
         return Duration::from_secs(1);
     }
-    let recovers = status.recovery.as_ref().is_some_and(|it| !it.phase.ended());
+    let recovers = status.recovery_under_way().is_some();
     let moving = recovers
         || status.operation.is_some()
         || !status.bootstrapped

@@ -165,7 +165,7 @@ fn stalled(status: &HoldfastClusterStatus, observed: &Observed, trouble: &Troubl
     if let Some(why) = recovery::waits_for_people(status) {
         return Some(why);
     }
-    let recovers = status.recovery.as_ref().is_some_and(|it| !it.phase.ended());
+    let recovers = status.recovery_under_way().is_some();
     let lost =
         !recovers && observed.report.as_ref().is_some_and(|report| report.ranges.unavailable > 0);
     let away = status.stores.iter().filter(|store| store.act_at.is_some());

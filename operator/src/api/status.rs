@@ -72,6 +72,13 @@ pub struct HoldfastClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl HoldfastClusterStatus {
+    /// A recovery that was asked for and is not over.
+    pub fn recovery_under_way(&self) -> Option<&RecoveryStatus> {
+        self.recovery.as_ref().filter(|it| !it.phase.ended())
+    }
+}
+
 /// Ranges by state.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
