@@ -142,7 +142,7 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 		alone("memory not of a file, at most", "MiB", float64(most>>20), goal{}),
 		alone("disk by data, each copy", "", float64(bytes)/float64(s.gigabytes<<30*s.replicas), goal{valueBelow, 2.5}),
 	}
-	restarted, err := 0.0, error(nil)
+	victim := 0
 	if s.replicas > 1 {
 		hit, err := strikeLeader(ctx, c, false, func(victim int) error {
 			return cluster.Signal(c, victim, syscall.SIGKILL)
@@ -153,22 +153,17 @@ func large(ctx context.Context, p *pair, s settings) ([]line, error) {
 		lines = append(lines,
 			alone("kill: gap", "ms", milliseconds(hit.report.Gap), goal{}),
 			alone("kill: failed requests", "", float64(hit.report.Failed), goal{valueBelow, 0}))
-		began := time.Now()
-		err = c.Restart(hit.victim)
-		restarted = time.Since(began).Seconds()
-		if err != nil {
-			return lines, err
-		}
-	} else {
-		took, err := killAndRestart(c, 0)
-		restarted = took.Seconds()
-		if err != nil {
-			return lines, err
-		}
+		victim = hit.victim
+	} else if err := killAndWait(c, victim); err != nil {
+		return lines, err
+	}
+	restarted, err := restart(c, victim)
+	if err != nil {
+		return lines, err
 	}
 	reads, err = documents.read(ctx, c, keys, 10*time.Second)
 	return append(lines,
-		alone("restart until it serves", "s", restarted, goal{valueBelow, 10}),
+		alone("restart until it serves", "s", restarted.Seconds(), goal{valueBelow, 10}),
 		alone("random reads after it", "/s", reads, goal{})), err
 }
 

@@ -35,17 +35,27 @@ func recoverLarge(ctx context.Context, p *pair, _ settings) ([]line, error) {
 
 // killAndRestart takes the time from a node's start until it serves, after its process was killed.
 func killAndRestart(c cluster.Cluster, node int) (time.Duration, error) {
+	if err := killAndWait(c, node); err != nil {
+		return 0, err
+	}
+	return restart(c, node)
+}
+
+// killAndWait kills a node's process and returns when it is gone.
+func killAndWait(c cluster.Cluster, node int) error {
 	pid, err := c.Pid(node)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := cluster.Signal(c, node, syscall.SIGKILL); err != nil {
-		return 0, err
+		return err
 	}
-	if err := cluster.WaitGone(pid, 10*time.Second); err != nil {
-		return 0, err
-	}
+	return cluster.WaitGone(pid, 10*time.Second)
+}
+
+// restart takes the time from a node's start until it serves.
+func restart(c cluster.Cluster, node int) (time.Duration, error) {
 	began := time.Now()
-	err = c.Restart(node)
+	err := c.Restart(node)
 	return time.Since(began), err
 }
