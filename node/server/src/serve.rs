@@ -177,9 +177,7 @@ impl Running {
         };
         let Stores { log, state, boots } = stores;
         let ranges = boots.len();
-        let (now, reader, reads) = (clock.now(), log.clone(), state.clone());
-        let booted = store_loop::boot(move || Node::new(core, now, reader, &reads, boots))
-            .map_err(|error| Failure::broken(format!("cannot start a thread: {error}")))?
+        let node = Node::new(core, clock.now(), log.clone(), &state, boots)
             .map_err(|error| Failure::broken(format!("the state cannot be read: {error}")))?;
         let inbox: Inbox = Arc::new(Mailbox::default());
         let db_size_quota = i64::try_from(room.usable()).unwrap_or(i64::MAX);
@@ -240,7 +238,7 @@ impl Running {
             transport.set_peer(peer, &address);
         }
         let parts = Parts {
-            booted,
+            node,
             state,
             log,
             disk,

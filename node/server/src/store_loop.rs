@@ -83,7 +83,7 @@ pub type OnPeers = Box<dyn FnMut(Vec<(NodeId, String)>) + Send>;
 /// What a store loop works on.
 pub struct Parts {
     /// The core.
-    pub booted: Booted,
+    pub node: Node,
     /// The applied state.
     pub state: State,
     /// The raft log.
@@ -125,42 +125,6 @@ impl Clock {
     pub fn now(self) -> Millis {
         self.millis(Instant::now())
     }
-}
-
-/// A core that was read from the disk, on the thread that is going to own it.
-///
-/// It is made there, since the allocator keeps memory for the thread that took it: what another thread
-/// took for ten thousand replicas, and this one gives back when they fall asleep, would lie idle for ever.
-pub struct Booted {
-    thread: JoinHandle<()>,
-    run: std::sync::mpsc::Sender<Run>,
-}
-
-/// The loop around a core.
-type Run = Box<dyn FnOnce(Node) -> StoreLoop + Send>;
-
-/// Makes the core, on a thread of its own, which ends if the loop is never started.
-///
-/// # Errors
-/// The operating system cannot start a thread, or what `make` says.
-pub fn boot(
-    make: impl FnOnce() -> Result<Node, String> + Send + 'static,
-) -> std::io::Result<Result<Booted, String>> {
-    let (run, go) = std::sync::mpsc::channel::<Run>();
-    let (made, answer) = std::sync::mpsc::channel();
-    let work = move || {
-        let node = match make() {
-            Ok(node) => node,
-            Err(error) => return drop(made.send(Err(error))),
-        };
-        drop(made.send(Ok(())));
-        if let Ok(run) = go.recv() {
-            run(node).run();
-        }
-    };
-    let thread = std::thread::Builder::new().name("store".to_owned()).spawn(work)?;
-    let answer = answer.recv().unwrap_or_else(|_| Err("the thread ended".to_owned()));
-    Ok(answer.map(|()| Booted { thread, run }))
 }
 
 /// A running store loop.
@@ -214,7 +178,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
     let (handed_over_sender, handed_over) = tokio::sync::watch::channel(false);
     let (left_sender, left) = tokio::sync::watch::channel(false);
     let Parts {
-        booted,
+        node,
         state,
         log,
         disk,
@@ -254,25 +218,14 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         stop: keeper_stop.clone(),
     };
     helpers.extend(keeper.start()?);
-    let handle = Handle {
-        inbox: Arc::clone(&inbox),
-        thread: booted.thread,
-        helpers,
-        handed_over,
-        left,
-        keeper_stop,
-        log_queue: Arc::clone(&log_queue),
-        state: state.clone(),
-        metrics: Arc::clone(&metrics),
-    };
-    let edge = move |node| StoreLoop {
+    let edge = StoreLoop {
         node,
-        state,
-        inbox,
-        log_queue,
+        state: state.clone(),
+        inbox: Arc::clone(&inbox),
+        log_queue: Arc::clone(&log_queue),
         transport,
         vitals,
-        metrics,
+        metrics: Arc::clone(&metrics),
         clock,
         readers,
         hasher,
@@ -296,9 +249,19 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         planned: Vec::new(),
         node_states: Vec::new(),
     };
-    // An error says that the thread is gone: then the process is about to end.
-    drop(booted.run.send(Box::new(edge)));
-    Ok(handle)
+    let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || edge.run())?;
+    let inbox_of_handle = Arc::clone(&inbox);
+    Ok(Handle {
+        inbox: inbox_of_handle,
+        thread,
+        helpers,
+        handed_over,
+        left,
+        keeper_stop,
+        log_queue,
+        state,
+        metrics,
+    })
 }
 
 /// Maps tokens to what waits for them.
