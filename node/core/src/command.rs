@@ -4,7 +4,7 @@
 //! be decoded stops the node: skipping it would let replicas differ.
 
 use crate::check::{Checkpoint, Divergence};
-use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor};
+use crate::descriptor::{Facts, NodeRecord, NodeState, RangeDescriptor, Room};
 use crate::eval::PENDING_BASE;
 use crate::ids::{LeaseId, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
@@ -339,7 +339,7 @@ pub enum MetaChange {
         /// The ranges taken in.
         gone: Vec<RangeId>,
     },
-    /// What a node says of itself has changed.
+    /// What a node says of itself has changed: from older versions, who say both at once.
     Facts {
         /// The node.
         node: NodeId,
@@ -371,6 +371,20 @@ pub enum MetaChange {
     Pin {
         /// The range.
         range: RangeId,
+    },
+    /// What a node fails together with has changed. With [`Level::SHAPING`].
+    Domain {
+        /// The node.
+        node: NodeId,
+        /// Empty: it fails alone.
+        domain: String,
+    },
+    /// How much room a node's disk has. With [`Level::SHAPING`].
+    Room {
+        /// The node.
+        node: NodeId,
+        /// It.
+        room: Room,
     },
 }
 

@@ -23,7 +23,8 @@ impl Level {
     /// All before there were levels. Some of these know merges, some cuts by load and changes of ranks,
     /// too, and nothing tells them apart.
     pub const FIRST: Self = Self(1);
-    /// Merges, cuts that nobody asked for, changes of ranks, reports of loads.
+    /// Merges, cuts that nobody asked for, changes of ranks, reports of loads, placement policies, and what
+    /// nodes say of their disks and failure domains.
     pub const SHAPING: Self = Self(2);
     /// What this build understands.
     pub const NEWEST: Self = Self::SHAPING;

@@ -498,6 +498,14 @@ impl MetaState {
                 MetaAnswer::Internal(InternalReply::Ok)
             }
             MetaChange::Facts { node, facts } => {
+                MetaAnswer::Client(self.note_facts(*node, facts.clone(), rows))
+            }
+            MetaChange::Domain { node, domain } => {
+                let facts = Facts { domain: domain.clone(), ..self.facts_of(*node) };
+                MetaAnswer::Client(self.note_facts(*node, facts, rows))
+            }
+            MetaChange::Room { node, room } => {
+                let facts = Facts { room: *room, ..self.facts_of(*node) };
                 MetaAnswer::Client(self.note_facts(*node, facts, rows))
             }
             MetaChange::Raise { level } => {

@@ -3,7 +3,7 @@
 //! The gateway has checked the static rules (see `check.rs`) before a request gets here; what
 //! depends on the state (leases, revisions, existing keys) is checked where it is evaluated.
 
-use crate::descriptor::Facts;
+use crate::descriptor::{Facts, Room};
 use crate::ids::{LeaseId, NodeId, Revision};
 use crate::key::Span;
 use bytes::Bytes;
@@ -381,7 +381,8 @@ pub enum AdminOp {
         /// The range.
         range: crate::ids::RangeId,
     },
-    /// A node says of itself what matters for where copies go.
+    /// A node says of itself what matters for where copies go: from older versions, who say both at
+    /// once, so that either could take the other back.
     Facts {
         /// The node.
         node: NodeId,
@@ -401,6 +402,20 @@ pub enum AdminOp {
     RemovePolicy {
         /// The prefix.
         prefix: Bytes,
+    },
+    /// A node, or somebody who knows its machine, says what it fails together with.
+    Domain {
+        /// The node.
+        node: NodeId,
+        /// Empty: it fails alone.
+        domain: String,
+    },
+    /// A node says how much room its disk has.
+    Room {
+        /// The node.
+        node: NodeId,
+        /// It.
+        room: Room,
     },
 }
 

@@ -217,7 +217,7 @@ impl Running {
                 .asking(move |address| ask_report(address, tls.as_deref(), cluster))
         };
         let domain = config.failure_domain.clone();
-        tokio::spawn(facts::follow(gateway.clone(), domain, stop_http.clone()));
+        tokio::spawn(facts::follow(gateway.backend().clone(), domain, stop_http.clone()));
         tokio::spawn(progress::follow(gateway.clone(), Arc::clone(&metrics), stop_http.clone()));
         let snapshots = store_loop::receive_snapshots(&state, &inbox);
         let reporting = gateway.clone();

@@ -3,7 +3,7 @@
 use crate::network::Delays;
 use crate::world::{DiskDelays, World};
 use bytes::Bytes;
-use holdfast_core::descriptor::{Facts, Room};
+use holdfast_core::descriptor::Room;
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::{META_RANGE, NodeId, RangeId};
 use holdfast_core::request::{AdminOp, Request};
@@ -178,7 +178,11 @@ impl Nemesis {
             let domain = *["", "a", "b", "c"].choose(world.rng()).expect("not empty");
             let rooms = [Room::Plenty, Room::Plenty, Room::Less, Room::Little];
             let room = *rooms.choose(world.rng()).expect("not empty");
-            AdminOp::Facts { node, facts: Facts { domain: domain.to_owned(), room } }
+            if world.rng().random() {
+                AdminOp::Domain { node, domain: domain.to_owned() }
+            } else {
+                AdminOp::Room { node, room }
+            }
         } else {
             let prefix =
                 *["", "k1", "k3", "k3a", "k5/", "k9", "m"].choose(world.rng()).expect("not empty");

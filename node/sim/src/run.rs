@@ -10,7 +10,7 @@ use crate::oracle::value_of;
 use crate::workload::{Watchers, Workload};
 use crate::world::{Coverage, Happening, Options, World};
 use bytes::Bytes;
-use holdfast_core::descriptor::{Facts, Room};
+use holdfast_core::descriptor::Room;
 use holdfast_core::effects::Millis;
 use holdfast_core::ids::NodeId;
 use holdfast_core::node::Shaping;
@@ -269,9 +269,8 @@ impl Run {
             if found.is_ok() {
                 break;
             }
-            for (node, facts) in convergence::facts(&self.world) {
-                let facts = Facts { room: Room::Plenty, ..facts };
-                let op = AdminOp::Facts { node, facts };
+            for (node, _) in convergence::facts(&self.world) {
+                let op = AdminOp::Room { node, room: Room::Plenty };
                 self.world.request(node, 2_000, Request::Admin(op));
             }
             self.time(1_000)?;

@@ -19,20 +19,25 @@ impl MetaState {
         &self.facts
     }
 
+    /// That of one of them.
+    pub fn facts_of(&self, node: NodeId) -> Facts {
+        self.facts.get(&node).cloned().unwrap_or_default()
+    }
+
     pub(super) fn note_facts(
         &mut self,
         node: NodeId,
-        facts: &Facts,
+        facts: Facts,
         rows: &mut Vec<SystemRow>,
     ) -> Result<Response, Error> {
         if self.nodes.get(&node).is_none_or(|own| own.state == NodeState::Tombstoned) {
             return Err(Error::Refused(format!("there is no node {node}")));
         }
-        if *facts == Facts::default() {
+        if facts == Facts::default() {
             self.forget_facts(node, rows);
         } else {
-            row(rows, ROW, node.0, Some(facts));
-            self.facts.insert(node, facts.clone());
+            row(rows, ROW, node.0, Some(&facts));
+            self.facts.insert(node, facts);
         }
         Ok(Response::Admin { message: format!("{node} has said so") })
     }

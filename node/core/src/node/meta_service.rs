@@ -329,6 +329,12 @@ impl Node {
             Request::Admin(AdminOp::Facts { node, facts }) => {
                 self.change_for(asker, id, MetaChange::Facts { node, facts });
             }
+            Request::Admin(AdminOp::Domain { node, domain }) => {
+                self.change_for(asker, id, MetaChange::Domain { node, domain });
+            }
+            Request::Admin(AdminOp::Room { node, room }) => {
+                self.change_for(asker, id, MetaChange::Room { node, room });
+            }
             Request::Admin(AdminOp::SetPolicy { prefix, copies, fewer }) => {
                 self.change_for(asker, id, MetaChange::SetPolicy { prefix, copies, fewer });
             }

@@ -76,6 +76,8 @@ impl Planning {
             | MetaChange::MergeEnded(_)
             | MetaChange::Absorb { .. }
             | MetaChange::Facts { .. }
+            | MetaChange::Domain { .. }
+            | MetaChange::Room { .. }
             | MetaChange::SetPolicy { .. }
             | MetaChange::RemovePolicy { .. } => true,
             MetaChange::Reserve { .. }
@@ -154,7 +156,7 @@ impl Node {
         let sight = |record: &NodeRecord| NodeSight {
             state: record.state,
             answers: self.answers(record.id),
-            facts: self.meta.facts().get(&record.id).cloned().unwrap_or_default(),
+            facts: self.meta.facts_of(record.id),
         };
         let nodes = self.meta.nodes().values();
         Survey {

@@ -164,7 +164,6 @@ impl Gateway {
         request: pb::SetPlacementRequest,
     ) -> Result<pb::SetPlacementReply, Status> {
         let pb::SetPlacementRequest { prefix, replicas, allow_fewer: fewer } = request;
-        self.check_placement_known().await.map_err(Status::failed_precondition)?;
         let set = AdminOp::SetPolicy { prefix, copies: replicas.into(), fewer };
         Ok(pb::SetPlacementReply { message: self.admin(call, set).await? })
     }
@@ -194,22 +193,6 @@ impl Gateway {
             }
             _ => Err(error::unexpected_answer()),
         }
-    }
-
-    /// Does every node know about placement, so that it may be in requests and in the log?
-    ///
-    /// # Errors
-    /// Who may not.
-    pub async fn check_placement_known(&self) -> Result<(), String> {
-        let unaware = self.cluster().await.unaware();
-        if unaware.is_empty() {
-            return Ok(());
-        }
-        let nodes: Vec<String> = unaware.iter().map(ToString::to_string).collect();
-        Err(format!(
-            "holdfast: {} must answer and run this version before placement is set: an older one would stop at it",
-            nodes.join(", ")
-        ))
     }
 
     async fn admin(&self, call: Call, operation: AdminOp) -> Result<String, Status> {

@@ -60,6 +60,9 @@ impl Node {
         op: AdminOp,
         state: &dyn StateReads,
     ) {
+        if let Err(reason) = self.check_level(least_level(&op)) {
+            return self.fail_client(token, Error::Refused(reason));
+        }
         let sequence = match op {
             // The cut is there: only the directory has to know that somebody wants it.
             AdminOp::Split { key } if self.may_pin(&key) => self.enqueue(
@@ -93,6 +96,8 @@ impl Node {
             | AdminOp::Merge { .. }
             | AdminOp::DrainFor { .. }
             | AdminOp::Facts { .. }
+            | AdminOp::Domain { .. }
+            | AdminOp::Room { .. }
             | AdminOp::SetPolicy { .. }
             | AdminOp::RemovePolicy { .. }
             | AdminOp::Reprotect { .. }) => self.enqueue(
@@ -183,5 +188,26 @@ impl Node {
             work: ReadWork::At { op: op.clone(), revision, compacted, unleased },
         });
         true
+    }
+}
+
+/// What every node must understand before this may be sent.
+fn least_level(op: &AdminOp) -> Level {
+    match op {
+        AdminOp::Domain { .. }
+        | AdminOp::Room { .. }
+        | AdminOp::Facts { .. }
+        | AdminOp::SetPolicy { .. }
+        | AdminOp::RemovePolicy { .. } => Level::SHAPING,
+        AdminOp::Split { .. }
+        | AdminOp::Transfer { .. }
+        | AdminOp::Drain { .. }
+        | AdminOp::Undrain { .. }
+        | AdminOp::Leave { .. }
+        | AdminOp::Reprotect { .. }
+        | AdminOp::Check { .. }
+        | AdminOp::DrainFor { .. }
+        | AdminOp::Move { .. }
+        | AdminOp::Merge { .. } => Level::FIRST,
     }
 }

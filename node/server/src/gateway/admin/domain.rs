@@ -1,12 +1,10 @@
 //! Somebody who knows a node's machine says what it fails together with.
 //!
-//! Invariants: what a node was started with holds; nothing is said of a node that would take it back. What is
-//! known of its disk stays: should it change just now, then the node says so itself.
+//! Invariant: what a node was started with holds; nothing is said of a node that would take it back.
 
 use super::super::Gateway;
 use super::super::grpc::Call;
 use crate::config::failure_domain;
-use holdfast_core::descriptor::Facts;
 use holdfast_core::ids::NodeId;
 use holdfast_core::request::AdminOp;
 use holdfast_proto::admin as pb;
@@ -25,15 +23,13 @@ impl Gateway {
         let known = cluster.facts(node);
         may_be_told(node, cluster.names_domain(node), &known.domain)
             .map_err(Status::failed_precondition)?;
-        self.check_placement_known().await.map_err(Status::failed_precondition)?;
         let message = if domain.is_empty() {
             format!("{node} fails alone")
         } else {
             format!("{node} fails together with all of {domain}")
         };
         if known.domain != domain {
-            let facts = Facts { domain, ..known };
-            self.admin(call, AdminOp::Facts { node, facts }).await?;
+            self.admin(call, AdminOp::Domain { node, domain }).await?;
         }
         Ok(pb::SetFailureDomainReply { message })
     }

@@ -35,7 +35,7 @@ pub(super) struct Local {
     #[serde(default)]
     pub reprotection: Option<Progress>,
     pub view: View,
-    /// What it can do that earlier versions could not: see [`LEVEL`].
+    /// See [`LEVEL`].
     #[serde(default)]
     pub level: u32,
     /// It was started with a failure domain, which holds. Older nodes do not tell, and take back what
@@ -44,7 +44,7 @@ pub(super) struct Local {
     pub names_domain: Option<bool>,
 }
 
-/// 0: all before placement. 1: facts of nodes and placement policies, in requests and in the log.
+/// What versions before [`holdfast_core::level`] ask for: this one knows placement.
 pub(super) const LEVEL: u32 = 1;
 
 /// The reports of all nodes that answered.
@@ -62,8 +62,6 @@ pub(super) struct Cluster {
     disks: BTreeMap<NodeId, (Option<u64>, u64)>,
     /// Copies that ranges are to have at least, where that was decided.
     least: BTreeMap<RangeId, usize>,
-    /// Nodes that answered and are of this version's level.
-    level: BTreeSet<NodeId>,
     facts: BTreeMap<NodeId, Facts>,
     /// Nodes that answered, with whether they name their failure domain themselves.
     names_domain: BTreeMap<NodeId, bool>,
@@ -291,11 +289,6 @@ impl Cluster {
             planned,
             revision: reports.iter().map(|report| report.revision).max().unwrap_or(0),
             nodes: nodes.into_values().collect(),
-            level: reports
-                .iter()
-                .filter(|report| report.level >= LEVEL)
-                .map(|report| report.node)
-                .collect(),
             answering: reports.iter().map(|report| report.node).collect(),
             draining: reports
                 .iter()
@@ -307,13 +300,6 @@ impl Cluster {
             drains,
             disks: reports.iter().map(|it| (it.node, (it.room, it.data))).collect(),
         }
-    }
-
-    /// The nodes that do not say that they know about placement: they may be of an older version, and
-    /// would stop at what they do not know.
-    pub(super) fn unaware(&self) -> Vec<NodeId> {
-        let nodes = self.nodes.iter().filter(|node| node.state != NodeState::Tombstoned);
-        nodes.map(|node| node.id).filter(|node| !self.level.contains(node)).collect()
     }
 
     /// How protected the data is.
