@@ -4,6 +4,7 @@
 //! more than CEL sees. Pure: the answer depends on the resource alone.
 
 mod placement;
+mod recovery;
 
 use crate::api::HoldfastCluster;
 use crate::api::spec::HoldfastClusterSpec;
@@ -88,6 +89,9 @@ fn spec(spec: &HoldfastClusterSpec, errors: &mut Vec<String>) {
     }
     if spec.timing.election_ms < 5 * spec.timing.tick_ms {
         errors.push("timing.electionMs must be at least 5 * timing.tickMs".to_owned());
+    }
+    if let Some(recovery) = &spec.recovery {
+        recovery::recovery(recovery, errors);
     }
     for key in &spec.split_keys {
         if key.0.is_empty() || key.0.contains(|c: char| c == ',' || c.is_whitespace()) {

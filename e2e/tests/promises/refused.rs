@@ -42,7 +42,7 @@ fn policies(policies: Value) -> Value {
 }
 
 pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
-    let cases: [(Value, &str); 13] = [
+    let cases: [(Value, &str); 15] = [
         (json!({"nodes": 2}), "nodes must be at least replicas"),
         (json!({"replicas": 2}), "replicas must be odd"),
         (json!({"nodes": 3, "maxFailures": 2}), "replicas must be at least 2 * maxFailures + 1"),
@@ -65,6 +65,11 @@ pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
             policies(json!([{"prefix": "a", "replicas": 3}, {"prefix": "a", "replicas": 3}])),
             "duplicate entries for key",
         ),
+        (
+            json!({"recovery": {"id": "a", "from": "demo-1", "mode": "Ranges"}}),
+            "recovery.ranges names the ranges of mode Ranges",
+        ),
+        (json!({"recovery": {"id": "Not a name", "from": "demo-1"}}), "spec.recovery.id"),
     ];
     for (spec, message) in cases {
         let error = world.apply(spec.clone()).await.expect_err("it is invalid").to_string();
@@ -77,8 +82,10 @@ pub(crate) async fn the_api_server_says_what_is_wrong(world: &World) {
     // Never started: the image is not there, and the rules are the same.
     spec["image"] = json!("docker.io/holdfast/missing:never");
     spec["imagePullPolicy"] = json!("Never");
+    spec["recovery"] = json!({"id": "a", "from": "demo-1"});
     world.apply(spec.clone()).await.expect("the resource is valid");
-    let changes: [(&str, Value, &str); 3] = [
+    let changes: [(&str, Value, &str); 4] = [
+        ("recovery", json!({"id": "a", "from": "demo-2"}), "not changed under its id"),
         ("replicas", json!(5), "replicas cannot be changed"),
         ("storage", json!({"size": "2Gi"}), "storage cannot be changed"),
         ("splitKeys", json!(["m"]), "splitKeys cannot be changed"),

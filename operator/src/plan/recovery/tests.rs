@@ -197,6 +197,22 @@ fn a_look_stops_the_node_once_its_pod_waits_and_tells_what_would_be_lost() {
 }
 
 #[test]
+fn a_pod_that_came_first_to_the_volume_is_stopped_once() {
+    let mut fixture = lost();
+    let own = fixture.observed.pods.remove("demo-1").unwrap();
+    ask(&mut fixture, json!({}));
+    rest(&mut fixture);
+    // The StatefulSet made it after the look had begun.
+    fixture.observed.pods.insert("demo-1".to_owned(), own);
+    assert_eq!(go(&mut fixture).recovery, None, "nothing waits for the volume yet");
+    pod(&mut fixture, None);
+    let stop = Step::StopNode { pod: "demo-1".to_owned(), uid: "pod-1".to_owned() };
+    assert_eq!(go(&mut fixture).recovery, Some(stop));
+    rest(&mut fixture);
+    assert_eq!(recovery(&fixture).stopped_uid.as_deref(), Some("pod-1"), "that one and no other");
+}
+
+#[test]
 fn with_consent_all_pods_stop_then_the_volume_is_changed_then_others_get_new_ones() {
     let mut fixture = reported();
     let digest = digest_of(&fixture);
