@@ -260,9 +260,12 @@ func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seen reprote
 	return seen, err
 }
 
+// copySyncBytes is how often a node makes durable what it installs.
+const copySyncBytes = 1 << 20
+
 // plainCopy is the time of the same work without a store: so many bytes in so many pieces, shared by so
-// many writers. Like a copy of a range, each piece is read from a file, written to one file, made durable,
-// read from there, written to another, and made durable.
+// many writers. Like a copy of a range, each piece is read from a file, written to one file, read from
+// there, and written to another, which is made durable bit by bit.
 func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return 0, err
@@ -276,7 +279,7 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 	if err := os.WriteFile(source, text, 0o600); err != nil {
 		return 0, err
 	}
-	copyPiece := func(from, to string) error {
+	copyPiece := func(from, to string, durable bool) error {
 		in, err := os.Open(from)
 		if err != nil {
 			return err
@@ -287,10 +290,18 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 			return err
 		}
 		defer out.Close()
-		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 256<<10)); err != nil {
-			return err
+		buffer := make([]byte, 256<<10)
+		for {
+			copied, err := io.CopyBuffer(struct{ io.Writer }{out}, io.LimitReader(in, copySyncBytes), buffer)
+			if err != nil || copied == 0 {
+				return err
+			}
+			if durable {
+				if err := syscall.Fdatasync(int(out.Fd())); err != nil {
+					return err
+				}
+			}
 		}
-		return out.Sync()
 	}
 	began := time.Now()
 	var failure atomic.Value
@@ -299,9 +310,9 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 		copying.Go(func() {
 			for piece := writer; piece < pieces; piece += writers {
 				staged := filepath.Join(dir, fmt.Sprintf("staged-%d", piece))
-				err := copyPiece(source, staged)
+				err := copyPiece(source, staged, false)
 				if err == nil {
-					err = copyPiece(staged, filepath.Join(dir, fmt.Sprintf("state-%d", piece)))
+					err = copyPiece(staged, filepath.Join(dir, fmt.Sprintf("state-%d", piece)), true)
 				}
 				if err == nil {
 					err = os.Remove(staged)

@@ -307,6 +307,11 @@ pub enum SnapshotEffect {
         /// Keys of the replica before and after.
         clear: Vec<Span>,
     },
+    /// What was staged is of no use: remove it.
+    Discard {
+        /// The staged data.
+        staged: u64,
+    },
     /// The replica is gone: delete its rows in `clear` and its system rows.
     Destroy {
         /// The range.

@@ -310,11 +310,18 @@ impl Node {
     }
 
     pub(super) fn snapshot_staged(&mut self, from: NodeId, message: Message, staged: u64) {
-        let Message::Raft { range, from: from_replica, to, data } = message else { return };
-        let Ok(raft_message) = decode_raft(&data) else { return };
+        if !self.take_staged(from, message, staged) {
+            self.effects.snapshots.push(SnapshotEffect::Discard { staged });
+        }
+    }
+
+    /// True if it will be installed.
+    fn take_staged(&mut self, from: NodeId, message: Message, staged: u64) -> bool {
+        let Message::Raft { range, from: from_replica, to, data } = message else { return false };
+        let Ok(raft_message) = decode_raft(&data) else { return false };
         let descriptor: Option<RangeDescriptor> =
             postcard::from_bytes(&raft_message.get_snapshot().data).ok();
-        let Some(descriptor) = descriptor else { return };
+        let Some(descriptor) = descriptor else { return false };
         let occupied = self.departures.occupies(range, &descriptor.span);
         // Two that are on their way at the same time, one from before a cut and one from after it,
         // must not both write the keys that they share.
@@ -328,14 +335,18 @@ impl Node {
         let others = self.overlapping(range, &descriptor.span);
         if occupied || coming || !self.replaces(range, &others) {
             // An older neighbour has still to apply its own cut, or to go: the sender will try again.
-            return;
+            return false;
         }
-        self.staged.insert(range, (staged, descriptor));
+        let before = self.staged.insert(range, (staged, descriptor));
+        if let Some((before, _)) = before {
+            self.effects.snapshots.push(SnapshotEffect::Discard { staged: before });
+        }
         self.raft_message(from, range, from_replica, to, &data);
         let taken = self.replicas.get(&range).is_some_and(|replica| replica.group.has_snapshot());
         if !taken {
             self.staged.remove(&range);
         }
+        taken
     }
 
     pub(super) fn install_snapshot(&mut self, range: RangeId, snapshot: &Snapshot) {
@@ -346,7 +357,9 @@ impl Node {
                 self.taken_in(range, other, index);
             }
         }
-        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let Some(replica) = self.replicas.get_mut(&range) else {
+            return self.effects.snapshots.push(SnapshotEffect::Discard { staged });
+        };
         replica.merging.held.clear();
         self.installing.insert(range, descriptor.span.clone());
         let metadata = snapshot.get_metadata();

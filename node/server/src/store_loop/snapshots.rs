@@ -116,6 +116,14 @@ fn run(tools: &Tools, jobs: &Receiver<Job>, streams: &Sender<Stream>) {
                 info!(%range, index = applied.index, "raft snapshot installed");
                 tell(&tools.inbox, Input::SnapshotInstalled { range });
             }
+            SnapshotEffect::Discard { staged } => {
+                if let Err(error) = tools.state.discard(staged) {
+                    warn!(
+                        "a raft snapshot of no use stays until the next start: {}",
+                        chain(&error)
+                    );
+                }
+            }
             SnapshotEffect::Destroy { range, clear } => {
                 if let Err(error) = tools.state.wipe(range, &clear) {
                     fatal(&chain(&error));

@@ -231,6 +231,10 @@ impl World {
                 let install = Install { image, clear };
                 self.post(node, after, NodeEvent::Install(Box::new(install)));
             }
+            SnapshotEffect::Discard { staged } => {
+                let image = self.sim(node).staged.remove(&staged);
+                assert!(image.is_some(), "the core gives up what was staged, once");
+            }
             SnapshotEffect::Destroy { range, clear } => {
                 self.sim(node).state.destroy(range, clear);
             }

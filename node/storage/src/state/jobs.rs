@@ -5,10 +5,16 @@
 //!                                            ->  position and system rows, forget the job: one commit
 //! ```
 //!
+//! A raft snapshot for a range of which nothing is here yet, as all are of which copies are made anew,
+//! is written down as a wipe: what a crash leaves of it is removed, and it is as if it had not come. So what
+//! was staged need not be durable, which spares the disk half of the work. Where something is replaced
+//! it is made durable first.
+//!
 //! Invariants: a job that was written down is done, if need be again from its start when the file
 //! is opened after a crash. While it runs the range has no position, other ranges are read, applied
 //! and flushed, and nothing is applied to the job's keys.
 
+use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
 use crate::state::State;
 use crate::state::codec::{
@@ -23,6 +29,7 @@ use holdfast_core::key::{Span, successor};
 use holdfast_core::state::Applied;
 use redb::WriteTransaction;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Versions gathered before any is removed, so that they can be removed in the order of the log.
@@ -37,7 +44,7 @@ const LOAD_GATHER: usize = 300_000;
 /// Versions written in one transaction.
 const LOAD_SLICE: usize = 20_000;
 /// The same in bytes of their keys and values: what goes to the disk at once makes the raft log wait.
-const LOAD_SLICE_BYTES: usize = 4 << 20;
+const LOAD_SLICE_BYTES: usize = 1 << 20;
 
 /// What is to be done to a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,21 +116,47 @@ impl State {
         let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
         self.shared.audits.disturb(spans);
         let _jobs = self.shared.jobs.lock();
-        {
+        let replaces = {
             let _writer = self.shared.writer.lock();
             self.check_usable()?;
             self.flush_locked()?;
-            let row = postcard::to_stdvec(job).expect("plain data always serialises");
-            self.change(
-                |transaction| {
-                    transaction.open_table(JOBS)?.insert(range.0, row.as_slice())?;
-                    forget_range(transaction, range)
-                },
-                |_| {},
-            )?;
-            self.shared.news.lock().remove(&range);
+            self.has_something(range, spans)
+        };
+        match job {
+            Job::Install { spans, file, applied } if !replaces => {
+                self.write_down(range, &Job::Wipe { spans: spans.clone() })?;
+                self.load_all(range, file, *applied)
+            }
+            Job::Install { file, .. } => {
+                make_durable(&self.staging_dir(), file)?;
+                self.write_down(range, job)?;
+                self.run(range, job)
+            }
+            Job::Wipe { .. } => {
+                self.write_down(range, job)?;
+                self.run(range, job)
+            }
         }
-        self.run(range, job)
+    }
+
+    /// Is there anything of the range, or any key of these, in the file? Nothing is written to them
+    /// meanwhile.
+    fn has_something(&self, range: RangeId, spans: &[Span]) -> bool {
+        let disk = self.shared.inner.read().disk.clone();
+        let mut spans = spans.iter().filter(|span| !span.is_empty());
+        disk.applied(range).is_some()
+            || spans.any(|span| !disk.heads(&span.start, span.end.as_ref(), 1).is_empty())
+    }
+
+    /// From here on the job is done, whatever happens.
+    fn write_down(&self, range: RangeId, job: &Job) -> Result<()> {
+        let row = postcard::to_stdvec(job).expect("plain data always serialises");
+        self.slice(|transaction| {
+            transaction.open_table(JOBS)?.insert(range.0, row.as_slice())?;
+            forget_range(transaction, range)
+        })?;
+        self.shared.news.lock().remove(&range);
+        Ok(())
     }
 
     fn run(&self, range: RangeId, job: &Job) -> Result<()> {
@@ -139,23 +172,26 @@ impl State {
                 transaction.open_table(JOBS)?.remove(range.0)?;
                 Ok(())
             }),
-            Job::Install { spans: _, file, applied } => {
-                let path = self.staging_dir().join(file);
-                let system = self.load(&path)?;
-                self.slice(|transaction| {
-                    let mut table = transaction.open_table(SYSTEM)?;
-                    for (key, value) in &system {
-                        table.insert(system_key(range, key).as_slice(), value.as_ref())?;
-                    }
-                    let mut table = transaction.open_table(APPLIED)?;
-                    table.insert(range.0, (applied.index, applied.term))?;
-                    transaction.open_table(JOBS)?.remove(range.0)?;
-                    Ok(())
-                })?;
-                self.shared.news.lock().insert(range, *applied);
-                std::fs::remove_file(&path).map_err(StorageError::io("remove", path))
-            }
+            Job::Install { spans: _, file, applied } => self.load_all(range, file, *applied),
         }
+    }
+
+    /// Loads a staged raft snapshot, takes its position, forgets the job, and removes what was staged.
+    fn load_all(&self, range: RangeId, file: &str, applied: Applied) -> Result<()> {
+        let path = self.staging_dir().join(file);
+        let system = self.load(&path)?;
+        self.slice(|transaction| {
+            let mut table = transaction.open_table(SYSTEM)?;
+            for (key, value) in &system {
+                table.insert(system_key(range, key).as_slice(), value.as_ref())?;
+            }
+            let mut table = transaction.open_table(APPLIED)?;
+            table.insert(range.0, (applied.index, applied.term))?;
+            transaction.open_table(JOBS)?.remove(range.0)?;
+            Ok(())
+        })?;
+        self.shared.news.lock().insert(range, applied);
+        std::fs::remove_file(&path).map_err(StorageError::io("remove", path))
     }
 
     /// Removes some keys of `span` from `from` on; returns where to go on.
@@ -266,6 +302,13 @@ impl State {
         self.check_usable()?;
         self.change(write, |_| {})
     }
+}
+
+/// A crash from here on leaves the file as it is.
+fn make_durable(dir: &Path, file: &str) -> Result<()> {
+    let path = dir.join(file);
+    File::open(&path).and_then(|file| file.sync_all()).map_err(StorageError::io("write", &path))?;
+    sync_dir(dir)
 }
 
 /// How many of these go into one transaction: one at least.

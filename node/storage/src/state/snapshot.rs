@@ -9,7 +9,6 @@
 //! numbered, so that a lost, doubled or swapped one is noticed; only a stream that came to its end
 //! with the right totals is ever installed.
 
-use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
 use crate::state::State;
 use crate::state::codec::{Facts, Position, crc};
@@ -31,9 +30,6 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 /// Keys looked up at a time.
 pub const HEADS_AT_ONCE: usize = 256;
-/// So many received bytes are written to the disk at a time. Everything at once at the end would make
-/// the raft log wait, whose writes go through the same journal of the file system.
-const SYNC_BYTES: u64 = 4 << 20;
 /// The format of the stream.
 const FORMAT: u32 = 1;
 /// Before the content of a chunk: crc, number, kind.
@@ -102,6 +98,12 @@ impl State {
         let dir = self.staging_dir();
         std::fs::create_dir_all(&dir).map_err(StorageError::io("create", &dir))?;
         Staging::create(self.staging_path(staged))
+    }
+
+    /// Removes what was staged under that number and will not be installed.
+    pub fn discard(&self, staged: u64) -> Result<()> {
+        let path = self.staging_path(staged);
+        std::fs::remove_file(&path).map_err(StorageError::io("remove", &path))
     }
 
     pub(super) fn staging_path(&self, staged: u64) -> PathBuf {
@@ -271,8 +273,6 @@ pub struct Staging {
     path: PathBuf,
     part: PathBuf,
     file: BufWriter<File>,
-    /// Bytes since the last ones went to the disk.
-    unsynced: u64,
     check: StreamCheck,
     finished: bool,
 }
@@ -285,7 +285,6 @@ impl Staging {
             path,
             part,
             file: BufWriter::new(file),
-            unsynced: 0,
             check: StreamCheck::default(),
             finished: false,
         })
@@ -301,16 +300,7 @@ impl Staging {
         self.file
             .write_all(&length.to_be_bytes())
             .and_then(|()| self.file.write_all(chunk))
-            .map_err(StorageError::io("write", &self.part))?;
-        self.unsynced += chunk.len() as u64;
-        if self.unsynced >= SYNC_BYTES {
-            self.unsynced = 0;
-            self.file
-                .flush()
-                .and_then(|()| self.file.get_ref().sync_data())
-                .map_err(StorageError::io("write", &self.part))?;
-        }
-        Ok(())
+            .map_err(StorageError::io("write", &self.part))
     }
 
     /// True once the last chunk was pushed.
@@ -318,21 +308,17 @@ impl Staging {
         self.check.complete
     }
 
-    /// Makes the complete stream durable, ready for [`State::install`]. Returns the range and the
-    /// position it stands for.
+    /// Ends the complete stream, ready for [`State::install`] or [`State::discard`]. Returns the range
+    /// and the position it stands for. Nothing is durable: a crash loses it, as if it had not come.
     pub fn finish(mut self) -> Result<(RangeId, Applied)> {
         let header = self.check.header.clone().filter(|_| self.check.complete);
         let header = header.ok_or_else(|| StorageError::Corrupt {
             what: format!("raft snapshot {}", self.path.display()),
             detail: "it ends early".to_owned(),
         })?;
-        self.file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(StorageError::io("write", &self.part))?;
+        self.file.flush().map_err(StorageError::io("write", &self.part))?;
         std::fs::rename(&self.part, &self.path).map_err(StorageError::io("rename", &self.part))?;
         self.finished = true;
-        sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
         Ok((header.range, header.applied))
     }
 }

@@ -249,6 +249,14 @@ fn a_damaged_stream_is_refused() {
         assert!(refused, "{what}");
         assert!(staging.finish().is_err());
     }
+    let mut given_up = state.stage(2).unwrap();
+    for chunk in &chunks {
+        given_up.push(chunk).unwrap();
+    }
+    given_up.finish().unwrap();
+    assert_eq!(std::fs::read_dir(state.staging_dir()).unwrap().count(), 1);
+    state.discard(2).unwrap();
+    assert_eq!(std::fs::read_dir(state.staging_dir()).unwrap().count(), 0);
     let mut early = state.stage(1).unwrap();
     early.push(&chunks[0]).unwrap();
     assert!(early.finish().unwrap_err().to_string().contains("ends early"));
