@@ -65,6 +65,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// A node that was removed has so long to send its clients away, before connections with it end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// Room for so many messages to a node is kept from one turn to the next.
+const OUTGOING_KEPT: usize = 256;
+
 /// Between two publications of the status, at least.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -536,6 +539,8 @@ impl StoreLoop {
         for (to, messages) in &mut self.outgoing {
             if !messages.is_empty() {
                 self.transport.send(*to, messages.drain(..));
+                // Not for ever as many as when ten thousand ranges spoke at once.
+                messages.shrink_to(OUTGOING_KEPT);
             }
         }
     }
@@ -622,7 +627,7 @@ impl StoreLoop {
             return;
         }
         let status = Arc::new(self.node.status_after(&self.status));
-        self.status = Arc::clone(&status);
+        let before = std::mem::replace(&mut self.status, Arc::clone(&status));
         if status.sequencer != self.sequencer {
             self.sequencer = status.sequencer;
             info!(sequencer = ?status.sequencer, term = status.term, "the sequencer changed");
@@ -642,7 +647,7 @@ impl StoreLoop {
         if status.left {
             self.has_left();
         }
-        publish::publish(&self.vitals, &status, &self.sent);
+        publish::publish(&self.vitals, &status, &before, &self.sent);
         if let Ok(size) = self.state.size_on_disk() {
             self.vitals.set_db_size(size as i64, size as i64);
             self.metrics.state_size(size);

@@ -45,6 +45,9 @@ const TRUNCATED_KEY: &[u8] = b"t";
 /// Below, compression would be a large part of the CPU time of an entry.
 const COMPRESS_FROM_BYTES: u64 = 512 * 1024;
 
+/// The memory of a write that is larger than this is not kept for the next one.
+const SCRATCH_BYTES: usize = 256 << 10;
+
 /// Settings of a [`RaftLog`].
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -156,7 +159,11 @@ impl RaftLog {
                 .put(OWN_GROUP, SYNC_KEY.to_vec(), Vec::new())
                 .map_err(StorageError::log("write to"))?;
         }
+        let large = batch.approximate_size() > SCRATCH_BYTES;
         self.engine.write(batch, sync).map_err(StorageError::log("write to"))?;
+        if large {
+            *batch = LogBatch::default();
+        }
         self.unsynced.store(!sync, Ordering::Release);
         Ok(())
     }

@@ -131,10 +131,19 @@ impl Node {
     }
 }
 
+/// Memory that is not needed any more is given back at once, as in the container image. The allocator reads
+/// this before the first line of the program.
+const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
+
 fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Command> {
     let Ports { client, peer, http } = cluster.ports(number);
     let state = if cluster.formed { "existing" } else { "new" };
     let mut command = Command::new(std::env::current_exe()?);
+    for (name, setting) in ALLOCATOR {
+        if std::env::var_os(name).is_none() {
+            command.env(name, setting);
+        }
+    }
     command.arg("serve").arg("--stop-with-stdin").arg("--data").arg(cluster.node_directory(number));
     for (flag, value) in [
         ("name", format!("node-{number}")),

@@ -20,9 +20,7 @@ pub(super) async fn missing(
     nodes: &[Node],
 ) -> Option<String> {
     for node in nodes {
-        let port = cluster.ports(node.number).http;
-        let answer = tokio::time::timeout(ANSWER_MAX, http_get(port, "/readyz")).await;
-        if !answer.is_ok_and(|answer| answer.is_ok_and(|text| text.starts_with("HTTP/1.1 200"))) {
+        if !is_ready(cluster.ports(node.number).http).await {
             return Some(format!("node {} is not ready", node.number));
         }
     }
@@ -34,6 +32,12 @@ pub(super) async fn missing(
         }
         Err(_elapsed) => Some(format!("node {} does not tell its status", nodes[0].number)),
     }
+}
+
+/// Does the node with this HTTP port answer, and serve?
+pub(super) async fn is_ready(port: u16) -> bool {
+    let answer = tokio::time::timeout(ANSWER_MAX, http_get(port, "/readyz")).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|text| text.starts_with("HTTP/1.1 200")))
 }
 
 fn without_leader(status: &Value) -> Option<String> {

@@ -5,6 +5,7 @@
 //! node, repeated under the same name until the cluster has taken it.
 
 use super::cluster::Cluster;
+use super::ready::is_ready;
 use crate::cli::ClientSecurity;
 use crate::config::HumanDuration;
 use crate::gateway::{Progress, about, size};
@@ -20,6 +21,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// And at least so many times what a look takes: the nodes work for it, the more the more ranges.
 const LOOK_PART: u32 = 50;
+
+/// While all nodes are there and have all their copies, and serve, no more is asked than that; but for this
+/// long at most. A report names every range, which takes all nodes some milliseconds for every thousand.
+const QUIET_MAX: Duration = Duration::from_secs(30);
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -92,6 +97,11 @@ impl Guard {
     fn new(delay: Duration, name: String) -> Self {
         let (away, reported) = (BTreeMap::new(), String::new());
         Self { delay, name, away, restoring: false, report_at: Duration::ZERO, reported }
+    }
+
+    /// Nobody was away when it last looked, and no copies are waited for.
+    fn is_quiet(&self) -> bool {
+        self.away.is_empty() && !self.restoring
     }
 
     /// Looks at what the nodes say of themselves.
@@ -186,9 +196,16 @@ pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
     let delay = delay.expect("checked when it was given").0;
     let mut guard = Guard::new(delay, format!("dev-{epoch}"));
     let mut pause = INTERVAL;
+    let mut looked = None;
     loop {
         tokio::time::sleep(pause).await;
         let began = Instant::now();
+        let lately = looked.is_some_and(|at: Instant| at.elapsed() < QUIET_MAX);
+        if lately && guard.is_quiet() && all_ready(cluster).await {
+            pause = INTERVAL;
+            continue;
+        }
+        looked = Some(began);
         let seen = look(cluster, security).await;
         pause = INTERVAL.max(began.elapsed() * LOOK_PART).min(ANSWER_MAX);
         // Nobody answers: nothing is known, and nothing decided.
@@ -211,6 +228,15 @@ pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
             }
         }
     }
+}
+
+async fn all_ready(cluster: &Cluster) -> bool {
+    for number in cluster.numbers() {
+        if !is_ready(cluster.ports(number).http).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// What the first node that answers says about the cluster.
@@ -296,7 +322,9 @@ mod tests {
     #[test]
     fn the_end_is_told_once() {
         let mut guard = Guard::new(DELAY, "t".to_owned());
+        assert!(guard.is_quiet());
         guard.step(seconds(0), &view("Degraded", &["Up", "Up", "Down"]));
+        assert!(!guard.is_quiet());
         guard.step(seconds(30), &view("Degraded", &["Up", "Up", "Down"]));
         guard.answered(3, Ok("yes".to_owned()));
         let acts = guard.step(seconds(31), &view("Reprotecting", &["Up", "Up", "Condemned"]));
@@ -305,6 +333,7 @@ mod tests {
         assert_eq!(acts, [Act::Say(line.to_owned())]);
         let acts = guard.step(seconds(32), &view("Full", &["Up", "Up"]));
         assert_eq!(acts, [Act::Say("Full Protection Restored (4 ranges)".to_owned())]);
+        assert!(guard.is_quiet());
         assert_eq!(guard.step(seconds(33), &view("Full", &["Up", "Up"])), []);
     }
 }

@@ -7,13 +7,14 @@ use holdfast_core::descriptor::{NodeState, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::status::{ReplicaStatus, Status};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tracing::{error, info};
 
 /// A log entry's size, for estimates of what is still to be copied.
 const ENTRY_BYTES: u64 = 512;
 
-/// Publishes a status.
-pub(super) fn publish(vitals: &Vitals, status: &Status, sent: &Sent) {
+/// Publishes a status; `before` is the one that was published before it.
+pub(super) fn publish(vitals: &Vitals, status: &Status, before: &Status, sent: &Sent) {
     vitals.raise_revision(status.revision);
     vitals.set_compacted(status.compacted);
     vitals.set_sequencer(status.term, status.sequencer);
@@ -23,10 +24,40 @@ pub(super) fn publish(vitals: &Vitals, status: &Status, sent: &Sent) {
         .is_some_and(|node| node == status.node || status.reachable.contains(&node));
     vitals.set_has_leader(has_leader);
     vitals.note_alarms(&status.alarms);
-    let view = view(status, &mut sent.lock());
+    let mut sent = sent.lock();
+    if sent.is_empty() && shows_the_same(status, before) {
+        return;
+    }
+    let view = view(status, &mut sent);
     if *vitals.view() != view {
         vitals.publish(view);
     }
+}
+
+/// Would the views of both be equal? A node with ten thousand ranges is asked a few times a second, and
+/// nearly always nothing has changed; "no" may be wrong, "yes" is not.
+fn shows_the_same(status: &Status, before: &Status) -> bool {
+    let Status { node, nodes, reachable, alarms, divergences, drains, .. } = status;
+    let Status { wanted, facts, policies, planned, ranges, replicas, .. } = status;
+    let same_ranges = || {
+        let mut pairs = ranges.iter().zip(&before.ranges);
+        ranges.len() == before.ranges.len()
+            && pairs.all(|(now, then)| {
+                now.leaseholder == then.leaseholder
+                    && Arc::ptr_eq(&now.descriptor, &then.descriptor)
+            })
+    };
+    let same_replicas = || {
+        let mut pairs = replicas.iter().zip(&before.replicas);
+        replicas.len() == before.replicas.len()
+            && pairs.all(|(now, then)| Arc::ptr_eq(now, then) || now == then)
+    };
+    (node, nodes, reachable, alarms)
+        == (&before.node, &before.nodes, &before.reachable, &before.alarms)
+        && (divergences, drains, wanted) == (&before.divergences, &before.drains, &before.wanted)
+        && (facts, policies, planned) == (&before.facts, &before.policies, &before.planned)
+        && same_ranges()
+        && same_replicas()
 }
 
 /// Logs what became of nodes.
@@ -76,10 +107,13 @@ pub(super) fn tell_divergences(told: &mut Vec<Divergence>, status: &Status) {
 }
 
 fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
-    let known: BTreeMap<RangeId, _> =
-        status.ranges.iter().map(|range| (range.descriptor.id, range)).collect();
+    // In the order of their ids.
+    let known = |id| {
+        let found = status.ranges.binary_search_by_key(&id, |range| range.descriptor.id);
+        found.ok().map(|at| &status.ranges[at])
+    };
     let is_coming = |range, node| {
-        let known = known.get(&range).and_then(|range| range.descriptor.replica_on(node));
+        let known = known(range).and_then(|range| range.descriptor.replica_on(node));
         known.is_some_and(|replica| replica.kind == ReplicaKind::Learner)
     };
     sent.retain(|(range, node), _| is_coming(*range, *node));
@@ -91,7 +125,7 @@ fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
         .replicas
         .iter()
         .filter_map(|replica| {
-            let range = known.get(&replica.range)?;
+            let range = known(replica.range)?;
             let leader = if replica.leader { Some(status.node) } else { range.leaseholder };
             Some(RangeView {
                 descriptor: range.descriptor.clone(),
