@@ -199,6 +199,7 @@ func reprotect(ctx context.Context, p *pair, s settings) ([]line, error) {
 			alone(name("put p99 before"), "ms", milliseconds(seen.before.P99), goal{}),
 			alone(name("put p99 meanwhile"), "ms", milliseconds(seen.meanwhile.P99), goal{}),
 			alone(name("put p99 meanwhile by before"), "", float64(seen.meanwhile.P99)/float64(seen.before.P99), goal{valueBelow, 2}),
+			alone(name("longest gap meanwhile"), "ms", milliseconds(seen.meanwhile.Gap), goal{}),
 			alone(name("failed requests"), "", float64(seen.meanwhile.Failed), goal{valueBelow, 0}))
 	}
 	return lines, nil
