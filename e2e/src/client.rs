@@ -25,6 +25,9 @@ use worker::Worker;
 /// How often the summary is printed.
 const SUMMARY_EVERY: Duration = Duration::from_secs(1);
 
+/// Longest wait for several nodes to answer.
+const SPREAD_MAX: Duration = Duration::from_secs(10);
+
 /// What to do, and to whom.
 #[derive(Clone, Debug, Args)]
 pub struct ClientArgs {
@@ -43,6 +46,10 @@ pub struct ClientArgs {
     /// Milliseconds after which a request has failed
     #[arg(long, default_value_t = 5000)]
     deadline_ms: u64,
+    /// Begin only when so many nodes have answered, each on a connection of its own: a Service that has
+    /// just got its pods may know only one of them, and connections stay where they are. Ten seconds at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    gateways: usize,
     /// Print every request, not only those that failed
     #[arg(long)]
     all: bool,
@@ -68,6 +75,7 @@ pub async fn run(arguments: ClientArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    worker::await_gateways(&endpoint, arguments.gateways, SPREAD_MAX).await;
     let recorder = Arc::new(Recorder::new(arguments.all));
     let (stop, stopped) = watch::channel(false);
     let mut workers = Vec::new();

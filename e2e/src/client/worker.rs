@@ -5,6 +5,7 @@ use super::record::{Ended, Recorder};
 use crate::report::Operation;
 use holdfast_proto::etcdserverpb::kv_client::KvClient;
 use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest, ResponseHeader};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -117,6 +118,23 @@ pub(super) async fn last_read(key: &Key, endpoint: &Endpoint) -> Result<Option<V
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+/// Connects again and again until so many nodes have answered, or `longest` is over.
+pub(super) async fn await_gateways(endpoint: &Endpoint, wanted: usize, longest: Duration) {
+    let mut seen = BTreeSet::new();
+    let all = async {
+        while seen.len() < wanted {
+            let mut client = KvClient::new(endpoint.connect_lazy());
+            let any = RangeRequest { key: b"recorded".to_vec().into(), ..Default::default() };
+            match limited(Duration::from_secs(1), client.range(any)).await {
+                Ok(response) => seen.extend(response.header.map(|header| header.member_id)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    // In vain: what comes is recorded all the same, and says which nodes answered.
+    tokio::time::timeout(longest, all).await.ok();
 }
 
 fn get(key: &Key) -> RangeRequest {

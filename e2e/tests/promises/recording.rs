@@ -30,6 +30,7 @@ impl<'a> Recording<'a> {
         let arguments = [
             "client",
             &endpoint,
+            "--gateways=2",
             "--cacert=/tls/ca.crt",
             "--cert=/tls/tls.crt",
             "--key=/tls/tls.key",
