@@ -30,14 +30,16 @@ fn load(world: &mut World, seconds: u64) {
     }
 }
 
-/// Some of what is sent only when every node knows it.
-fn newer() -> Vec<AdminOp> {
+/// Some of what is sent only when every node knows it, and what is known of n2 after each.
+fn newer() -> [(AdminOp, &'static str, Room); 4] {
     let node = NodeId(2);
-    vec![
-        AdminOp::Domain { node, domain: "a".to_owned() },
-        AdminOp::Room { node, room: Room::Less },
-        AdminOp::Domain { node, domain: "b".to_owned() },
-        AdminOp::SetPolicy { prefix: Bytes::from("k2"), copies: 1, fewer: true },
+    let domain = |name: &str| AdminOp::Domain { node, domain: name.to_owned() };
+    let policy = AdminOp::SetPolicy { prefix: Bytes::from("k2"), copies: 1, fewer: true };
+    [
+        (domain("a"), "a", Room::Plenty),
+        (AdminOp::Room { node, room: Room::Less }, "a", Room::Less),
+        (domain("b"), "b", Room::Less),
+        (policy, "b", Room::Less),
     ]
 }
 
@@ -53,7 +55,7 @@ fn nothing_new_is_in_the_log_before_every_node_knows_it() {
     let refused = world.ask(NodeId(1), merge());
     let Err(Error::Refused(reason)) = refused else { panic!("{refused:?}") };
     assert!(reason.starts_with("n3 must be connected and run this version"), "{reason}");
-    for op in newer() {
+    for (op, ..) in newer() {
         let refused = world.ask(NodeId(1), Request::Admin(op));
         assert_eq!(refused, Err(Error::Refused(reason.clone())));
     }
@@ -76,13 +78,13 @@ fn nothing_new_is_in_the_log_before_every_node_knows_it() {
     load(&mut world, 15);
     assert!(world.status(NodeId(1)).expect("it runs").ranges.len() > 4, "cuts by load");
     world.ask(NodeId(1), merge()).expect("nothing speaks against it");
-    for op in newer() {
-        world.ask(NodeId(1), Request::Admin(op)).expect("every node knows it");
-    }
     // What is said of a node's disk leaves what is said of its failure domain, and the reverse.
-    world.run(1_000);
-    let status = world.status(NodeId(2)).expect("it runs");
-    let facts = Facts { domain: "b".to_owned(), room: Room::Less };
-    assert_eq!(status.facts, [(NodeId(2), facts)]);
+    for (op, domain, room) in newer() {
+        world.ask(NodeId(1), Request::Admin(op)).expect("every node knows it");
+        world.run(1_000);
+        let status = world.status(NodeId(2)).expect("it runs");
+        let facts = Facts { domain: domain.to_owned(), room };
+        assert_eq!(status.facts, [(NodeId(2), facts)]);
+    }
     assert!(world.checks.violation().is_none(), "{:?}", world.checks.violation());
 }
