@@ -64,7 +64,7 @@ pub struct Status {
 }
 
 /// A range as the directory has it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeStatus {
     /// The descriptor, shared with what was told before if it is the same.
     pub descriptor: Arc<RangeDescriptor>,

@@ -65,7 +65,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// A node that was removed has so long to send its clients away, before connections with it end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Room for so many messages to a node is kept from one turn to the next.
+/// Room for so many messages to a node is kept, and not for as many as when ten thousand ranges spoke at once.
 const OUTGOING_KEPT: usize = 256;
 
 /// Between two publications of the status, at least.
@@ -253,18 +253,7 @@ pub fn start(parts: Parts) -> std::io::Result<Handle> {
         node_states: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || edge.run())?;
-    let inbox_of_handle = Arc::clone(&inbox);
-    Ok(Handle {
-        inbox: inbox_of_handle,
-        thread,
-        helpers,
-        handed_over,
-        left,
-        keeper_stop,
-        log_queue,
-        state,
-        metrics,
-    })
+    Ok(Handle { inbox, thread, helpers, handed_over, left, keeper_stop, log_queue, state, metrics })
 }
 
 /// Maps tokens to what waits for them.
@@ -539,8 +528,6 @@ impl StoreLoop {
         for (to, messages) in &mut self.outgoing {
             if !messages.is_empty() {
                 self.transport.send(*to, messages.drain(..));
-                // Not for ever as many as when ten thousand ranges spoke at once.
-                messages.shrink_to(OUTGOING_KEPT);
             }
         }
     }
@@ -648,6 +635,9 @@ impl StoreLoop {
             self.has_left();
         }
         publish::publish(&self.vitals, &status, &before, &self.sent);
+        for (_, messages) in &mut self.outgoing {
+            messages.shrink_to(OUTGOING_KEPT);
+        }
         if let Ok(size) = self.state.size_on_disk() {
             self.vitals.set_db_size(size as i64, size as i64);
             self.metrics.state_size(size);

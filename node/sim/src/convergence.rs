@@ -30,6 +30,18 @@ pub fn led(world: &World) -> Result<(), String> {
     }
 }
 
+/// Is no raft snapshot kept that nobody will install?
+///
+/// # Errors
+/// Says on which node.
+pub fn unstaged(world: &World) -> Result<(), String> {
+    let mut nodes = world.nodes().iter();
+    match nodes.find(|(_, sim)| sim.is_up() && !sim.staged.is_empty()) {
+        Some((node, sim)) => Err(format!("{node} keeps {} raft snapshots", sim.staged.len())),
+        None => Ok(()),
+    }
+}
+
 /// Do the leaders sit where they belong?
 ///
 /// # Errors

@@ -247,6 +247,7 @@ impl Run {
             self.until(SETTLED_MS, "even leaders", |run| convergence::even(&run.world))?;
         }
         self.until(SETTLED_MS, "equal replicas", |run| convergence::equal(&run.world))?;
+        self.until(SETTLED_MS, "empty staging places", |run| convergence::unstaged(&run.world))?;
         let before = convergence::checks(&self.world);
         self.until(SETTLED_MS, "consistency checks", |run| {
             convergence::checked(&run.world, &before)

@@ -109,8 +109,9 @@ impl Node {
         let steps = self.planning.plan().steps.iter().map(|step| (step.range, step.to_string()));
         let held = self.planning.plan().held.iter();
         let level = self.check_level(Level::NEWEST).err();
-        let level =
-            level.map(|why| (META_RANGE, format!("no merges, cuts by load and new ranks: {why}")));
+        let level = level.map(|why| {
+            (META_RANGE, format!("no merges, cuts by load, new ranks and placement: {why}"))
+        });
         let held = held.map(|(range, why)| (*range, format!("{range}: {why}")));
         steps.chain(held).chain(level).collect()
     }

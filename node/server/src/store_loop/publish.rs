@@ -7,7 +7,6 @@ use holdfast_core::descriptor::{NodeState, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId};
 use holdfast_core::status::{ReplicaStatus, Status};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tracing::{error, info};
 
 /// A log entry's size, for estimates of what is still to be copied.
@@ -39,25 +38,12 @@ pub(super) fn publish(vitals: &Vitals, status: &Status, before: &Status, sent: &
 fn shows_the_same(status: &Status, before: &Status) -> bool {
     let Status { node, nodes, reachable, alarms, divergences, drains, .. } = status;
     let Status { wanted, facts, policies, planned, ranges, replicas, .. } = status;
-    let same_ranges = || {
-        let mut pairs = ranges.iter().zip(&before.ranges);
-        ranges.len() == before.ranges.len()
-            && pairs.all(|(now, then)| {
-                now.leaseholder == then.leaseholder
-                    && Arc::ptr_eq(&now.descriptor, &then.descriptor)
-            })
-    };
-    let same_replicas = || {
-        let mut pairs = replicas.iter().zip(&before.replicas);
-        replicas.len() == before.replicas.len()
-            && pairs.all(|(now, then)| Arc::ptr_eq(now, then) || now == then)
-    };
+    // What is shared is equal without being read.
     (node, nodes, reachable, alarms)
         == (&before.node, &before.nodes, &before.reachable, &before.alarms)
         && (divergences, drains, wanted) == (&before.divergences, &before.drains, &before.wanted)
         && (facts, policies, planned) == (&before.facts, &before.policies, &before.planned)
-        && same_ranges()
-        && same_replicas()
+        && (ranges, replicas) == (&before.ranges, &before.replicas)
 }
 
 /// Logs what became of nodes.
@@ -174,4 +160,78 @@ fn bytes_remaining(replica: &ReplicaStatus) -> u64 {
         .filter(|(_, _, fine)| !fine)
         .map(|(_, matched, _)| replica.last_index.saturating_sub(*matched));
     behind.sum::<u64>() * ENTRY_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_core::descriptor::{Facts, NodeRecord, RangeDescriptor};
+    use holdfast_core::key::Span;
+    use holdfast_core::request::AlarmKind;
+    use holdfast_core::status::RangeStatus;
+    use std::sync::Arc;
+
+    #[test]
+    fn all_that_is_shown_is_looked_at() {
+        let node = NodeRecord {
+            id: NodeId(1),
+            name: String::new(),
+            peer_address: String::new(),
+            client_address: String::new(),
+            http_address: String::new(),
+            state: NodeState::Up,
+        };
+        let descriptor = RangeDescriptor {
+            id: RangeId(2),
+            span: Span::all(),
+            generation: 1,
+            replicas: Vec::new(),
+            next_replica: 1,
+        };
+        let divergence =
+            Divergence { range: RangeId(2), index: 1, revision: 1, replicas: Vec::new() };
+        let replica = ReplicaStatus {
+            range: RangeId(2),
+            leader: false,
+            leaseholder: false,
+            term: 1,
+            last_index: 1,
+            applied: 1,
+            asleep: true,
+            locked: false,
+            rate: 0,
+            size: None,
+            watermark: 0,
+            followers: Vec::new(),
+            frozen: false,
+        };
+        let range = RangeStatus { descriptor: Arc::new(descriptor), leaseholder: None };
+        let mut before = Status::default();
+        before.ranges.push(range.clone());
+        before.replicas.push(Arc::new(replica.clone()));
+        assert!(shows_the_same(&before.clone(), &before));
+        let changes: [&dyn Fn(&mut Status); 14] = [
+            &|status| status.node = NodeId(9),
+            &|status| status.nodes.push(node.clone()),
+            &|status| status.reachable.push(NodeId(9)),
+            &|status| status.alarms.push((NodeId(9), AlarmKind::NoSpace)),
+            &|status| status.divergences.push(divergence.clone()),
+            &|status| status.drains.push((NodeId(9), 1)),
+            &|status| status.wanted.push((RangeId(2), 3)),
+            &|status| status.facts.push((NodeId(9), Facts::default())),
+            &|status| status.policies.push((Vec::new().into(), 3)),
+            &|status| status.planned.push((RangeId(2), String::new())),
+            &|status| status.ranges.push(range.clone()),
+            &|status| status.ranges[0].leaseholder = Some(NodeId(9)),
+            &|status| status.replicas.clear(),
+            &|status| {
+                status.replicas[0] = Arc::new(ReplicaStatus { applied: 2, ..replica.clone() });
+            },
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut status = before.clone();
+            change(&mut status);
+            assert!(!shows_the_same(&status, &before), "change {number}");
+        }
+    }
 }

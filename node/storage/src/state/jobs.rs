@@ -116,27 +116,20 @@ impl State {
         let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
         self.shared.audits.disturb(spans);
         let _jobs = self.shared.jobs.lock();
-        let replaces = {
+        {
             let _writer = self.shared.writer.lock();
             self.check_usable()?;
             self.flush_locked()?;
-            self.has_something(range, spans)
-        };
-        match job {
-            Job::Install { spans, file, applied } if !replaces => {
-                self.write_down(range, &Job::Wipe { spans: spans.clone() })?;
-                self.load_all(range, file, *applied)
-            }
-            Job::Install { file, .. } => {
-                make_durable(&self.staging_dir(), file)?;
-                self.write_down(range, job)?;
-                self.run(range, job)
-            }
-            Job::Wipe { .. } => {
-                self.write_down(range, job)?;
-                self.run(range, job)
-            }
         }
+        if let Job::Install { spans, file, applied } = job {
+            if !self.has_something(range, spans) {
+                self.write_down(range, &Job::Wipe { spans: spans.clone() })?;
+                return self.load_all(range, file, *applied);
+            }
+            make_durable(&self.staging_dir(), file)?;
+        }
+        self.write_down(range, job)?;
+        self.run(range, job)
     }
 
     /// Is there anything of the range, or any key of these, in the file? Nothing is written to them
