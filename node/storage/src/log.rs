@@ -4,11 +4,12 @@
 //! Invariants:
 //! - [`RaftLog::write`] with `sync` returns only when this write and all before it are durable.
 //! - A range's log is `truncated.index + 1 ..= last_index`, without gaps; `truncated` keeps the
-//!   term of the position below which the log was cut.
+//!   term of the position below which the log was cut. A log without entries is [`parked`].
 //! - After one failed write the handle refuses all further ones. A failed fsync panics inside the
 //!   engine, which ends the process as well.
 
 mod files;
+mod parked;
 
 use crate::error::{Result, StorageError};
 use crate::faulty::FaultyDisk;
@@ -16,6 +17,7 @@ use files::Files;
 use holdfast_core::effects::{LogReads, LogWrite, Persist, ReplicaBoot};
 use holdfast_core::ids::{Index, RangeId, ReplicaId, Term};
 use holdfast_core::state::Applied;
+use parked::{Parked, Places};
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
@@ -35,8 +37,10 @@ const SYNC_KEY: &[u8] = b"sync";
 const REMOVED_KEY: &[u8] = b"removed/";
 /// Above all [`REMOVED_KEY`]s.
 const REMOVED_END: &[u8] = b"removed0";
-/// The format of this version.
-const FORMAT: u64 = 1;
+/// The format of this version. Since 2, ranges without entries are parked.
+const FORMAT: u64 = 2;
+/// The oldest format that is taken over: nothing in it has to change.
+const FORMAT_OLDEST: u64 = 1;
 /// Row of a range: its protobuf hard state.
 const HARD_STATE_KEY: &[u8] = b"h";
 /// Row of a range: index and term of the position below which its log was cut.
@@ -144,11 +148,13 @@ impl RaftLog {
         writes: impl IntoIterator<Item = &'a LogWrite>,
         mut sync: bool,
     ) -> Result<()> {
+        let mut places = Places::new(&self.engine);
         for write in writes {
             // The engine checks the entries of the last batch only when it opens, so a power loss
             // must not leave a batch with torn entries before another one.
             sync |= !write.entries.is_empty();
-            add(batch, write).map_err(StorageError::log("encode a write to"))?;
+            let parked = places.park(batch, write)?;
+            add(batch, write, parked).map_err(StorageError::log("encode a write to"))?;
         }
         if batch.is_empty() {
             if !sync || !self.unsynced.load(Ordering::Acquire) {
@@ -172,12 +178,14 @@ impl RaftLog {
     /// replica having been removed.
     /// [`ReplicaBoot::applied`] is left at its default; the state knows it.
     pub fn boot(&self, range: RangeId) -> Result<Option<ReplicaBoot>> {
-        let hard_state = self
-            .engine
-            .get_message::<HardState>(range.0, HARD_STATE_KEY)
-            .map_err(StorageError::log("read"))?;
-        let truncated = self.truncated(range)?;
-        let last_entry = self.engine.last_index(range.0);
+        let (hard_state, truncated, last_entry) = match Parked::of(&self.engine, range)? {
+            Some(Parked { hard_state, truncated }) => (Some(hard_state), Some(truncated), None),
+            None => {
+                let hard_state = self.engine.get_message::<HardState>(range.0, HARD_STATE_KEY);
+                let hard_state = hard_state.map_err(StorageError::log("read"))?;
+                (hard_state, self.truncated(range)?, self.engine.last_index(range.0))
+            }
+        };
         let removed = self.removed(range)?;
         let nothing = hard_state.is_none() && truncated.is_none() && last_entry.is_none();
         if nothing && removed.is_none() {
@@ -202,6 +210,7 @@ impl RaftLog {
         let groups = self.engine.raft_groups().into_iter().filter(|group| *group != OWN_GROUP);
         let mut ranges: BTreeSet<RangeId> =
             groups.map(RangeId).filter(|range| !matches!(self.boot(*range), Ok(None))).collect();
+        ranges.extend(Parked::all(&self.engine)?);
         self.engine
             .scan_raw_messages(OWN_GROUP, Some(REMOVED_KEY), Some(REMOVED_END), false, |key, _| {
                 let range = key.strip_prefix(REMOVED_KEY).and_then(|id| id.try_into().ok());
@@ -254,34 +263,38 @@ impl RaftLog {
     }
 
     fn check_format(&self) -> Result<()> {
-        match self.engine.get(OWN_GROUP, FORMAT_KEY) {
-            None if self.engine.is_empty() => {
-                let mut batch = LogBatch::default();
-                batch
-                    .put(OWN_GROUP, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec())
-                    .and_then(|()| self.engine.write(&mut batch, true))
-                    .map_err(StorageError::log("write the format of"))?;
-                Ok(())
-            }
-            found => {
-                let found = found
-                    .and_then(|row| row.try_into().ok())
-                    .map_or(0, |row: [u8; 8]| u64::from_be_bytes(row));
-                if found == FORMAT {
-                    return Ok(());
-                }
-                Err(StorageError::Format { what: "raft log", found, known: FORMAT })
-            }
+        let found = self.engine.get(OWN_GROUP, FORMAT_KEY);
+        let is_new = found.is_none() && self.engine.is_empty();
+        let found = found
+            .and_then(|row| row.try_into().ok())
+            .map_or(0, |row: [u8; 8]| u64::from_be_bytes(row));
+        if found == FORMAT {
+            return Ok(());
         }
+        if !is_new && !(FORMAT_OLDEST..FORMAT).contains(&found) {
+            return Err(StorageError::Format { what: "raft log", found, known: FORMAT });
+        }
+        // Before anything is written that an older version would not understand.
+        let mut batch = LogBatch::default();
+        batch
+            .put(OWN_GROUP, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec())
+            .and_then(|()| self.engine.write(&mut batch, true))
+            .map_err(StorageError::log("write the format of"))?;
+        Ok(())
     }
 
     /// Cuts each range's log again where it was cut. Freeing a file can lose the cut, and with it
     /// entries that were replaced, while the old entries, moved elsewhere, come back at the next
     /// start: those before the cut, and, if the log was empty, replaced ones after it. The latter
-    /// are of older terms than the cut, which entries that belong there never are.
+    /// are of older terms than the cut, which entries that belong there never are. What comes back
+    /// of a range that is parked goes again.
     fn recut(&self) -> Result<()> {
         let mut batch = LogBatch::default();
         for group in self.engine.raft_groups() {
+            if group != OWN_GROUP && Parked::of(&self.engine, RangeId(group))?.is_some() {
+                batch.add_command(group, Command::Clean);
+                continue;
+            }
             let Some(truncated) = self.truncated(RangeId(group))? else { continue };
             let first = self.engine.first_index(group).unwrap_or(u64::MAX);
             let last = self.engine.last_index(group).unwrap_or(0);
@@ -336,25 +349,33 @@ fn config(dir: &Path, options: &LogOptions) -> Config {
     }
 }
 
+/// The row under [`TRUNCATED_KEY`].
+fn encode_cut(Applied { index, term }: Applied) -> Vec<u8> {
+    ((u128::from(index) << 64) | u128::from(term)).to_be_bytes().to_vec()
+}
+
 fn removed_key(range: RangeId) -> Vec<u8> {
     [REMOVED_KEY, &range.0.to_be_bytes()].concat()
 }
 
-fn add(batch: &mut LogBatch, write: &LogWrite) -> raft_engine::Result<()> {
+/// The part of a change that is not made by [`Places::park`].
+fn add(batch: &mut LogBatch, write: &LogWrite, parked: bool) -> raft_engine::Result<()> {
     let LogWrite { range, entries, hard_state, truncate, destroy, removed } = write;
     assert_ne!(range.0, OWN_GROUP, "range 0 is the log's own");
     if let Some(removed) = removed {
         batch.put(OWN_GROUP, removed_key(*range), removed.0.to_be_bytes().to_vec())?;
     }
+    if parked {
+        return Ok(());
+    }
     if *destroy {
         batch.add_command(range.0, Command::Clean);
     }
     let mut entries = entries.as_slice();
-    if let Some(Applied { index, term }) = *truncate {
-        batch.add_command(range.0, Command::Compact { index: index + 1 });
-        let row = (u128::from(index) << 64) | u128::from(term);
-        batch.put(range.0, TRUNCATED_KEY.to_vec(), row.to_be_bytes().to_vec())?;
-        let cut = entries.iter().take_while(|entry| entry.index <= index).count();
+    if let Some(cut) = *truncate {
+        batch.add_command(range.0, Command::Compact { index: cut.index + 1 });
+        batch.put(range.0, TRUNCATED_KEY.to_vec(), encode_cut(cut))?;
+        let cut = entries.iter().take_while(|entry| entry.index <= cut.index).count();
         entries = &entries[cut..];
     }
     batch.add_entries::<EntryCodec>(range.0, entries)?;

@@ -15,6 +15,7 @@ const RANGES: std::ops::Range<u64> = 1..4;
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Range {
     commit: u64,
+    vote: u64,
     truncated: Applied,
     /// Index, term, length, first byte.
     entries: Vec<(Index, u64, usize, u8)>,
@@ -32,8 +33,8 @@ fn read(log: &RaftLog) -> Model {
             .into_iter()
             .map(|e| (e.index, e.term, e.data.len(), e.data.first().copied().unwrap_or(0)))
             .collect();
-        let commit = boot.hard_state.commit;
-        (boot.range.0, Range { commit, truncated: boot.truncated, entries })
+        let HardState { commit, vote, .. } = boot.hard_state;
+        (boot.range.0, Range { commit, vote, truncated: boot.truncated, entries })
     };
     let all = || {
         log.ranges()
@@ -71,9 +72,11 @@ fn change(rng: &mut ChaCha8Rng, model: &mut Model, step: u64) -> LogWrite {
     let range = model.entry(number).or_default();
     let last = range.entries.last().map_or(range.truncated.index, |entry| entry.0);
     if rng.random_bool(0.2) {
-        let index = match rng.random_range(0..4) {
+        let index = match rng.random_range(0..6) {
             // A raft snapshot replaces the log.
             0 => last + rng.random_range(1..50),
+            // The range rests.
+            1 | 2 if last > 0 => last,
             _ => rng.random_range(range.truncated.index..=last),
         };
         let entry = range.entries.iter().find(|entry| entry.0 == index);
@@ -96,13 +99,11 @@ fn change(rng: &mut ChaCha8Rng, model: &mut Model, step: u64) -> LogWrite {
         write.entries.push(Entry { index, term: step, data: data.into(), ..Entry::default() });
         range.entries.push((index, step, size, first));
     }
-    if rng.random_bool(0.5) {
-        range.commit = step;
-        write.hard_state = Some(HardState { commit: step, term: 1, ..HardState::default() });
-    }
-    if write.entries.is_empty() && write.truncate.is_none() && write.hard_state.is_none() {
-        range.commit = step;
-        write.hard_state = Some(HardState { commit: step, term: 1, ..HardState::default() });
+    let nothing = write.entries.is_empty() && write.truncate.is_none();
+    if nothing || rng.random_bool(0.5) {
+        (range.commit, range.vote) = (step, step % 7);
+        let (commit, vote) = (range.commit, range.vote);
+        write.hard_state = Some(HardState { commit, vote, term: 1, ..HardState::default() });
     }
     write
 }
@@ -151,15 +152,19 @@ fn a_failed_write_is_told_once_and_then_all_are_refused() {
     let dir = TempDir::new().unwrap();
     let disk = FaultyDisk::new(1);
     let log = RaftLog::open_faulty(dir.path(), &LogOptions::default(), &disk).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut model = Model::new();
-    log.write([&change(&mut rng, &mut model, 1)], true).unwrap();
-    let kept = model.clone();
+    let vote = |vote| LogWrite {
+        range: RangeId(1),
+        hard_state: Some(HardState { vote, ..HardState::default() }),
+        ..LogWrite::default()
+    };
+    log.write([&vote(1)], true).unwrap();
+    let kept = read(&log);
+    assert_eq!(kept[&1].vote, 1);
     disk.fail_after(0);
-    let error = log.write([&change(&mut rng, &mut model, 2)], false).unwrap_err();
+    let error = log.write([&vote(2)], false).unwrap_err();
     assert!(matches!(error, StorageError::Log { .. }), "{error}");
     disk.fail_after(1000);
-    let error = log.write([&change(&mut rng, &mut model, 3)], true).unwrap_err();
+    let error = log.write([&vote(3)], true).unwrap_err();
     assert!(matches!(error, StorageError::Poisoned { .. }), "{error}");
     disk.crash().unwrap();
     drop(log);
