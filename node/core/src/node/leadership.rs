@@ -101,6 +101,7 @@ impl Node {
             self.look_for_awake_at = self.now + LOOK_FOR_AWAKE_MS;
             let all = self.replicas.iter().filter(|(_, replica)| awake(replica));
             self.awake = all.map(|(range, _)| *range).collect();
+            self.end_logs_at_rest();
         } else {
             let replicas = &self.replicas;
             self.awake.retain(|range| replicas.get(range).is_some_and(awake));

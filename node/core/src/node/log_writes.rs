@@ -1,7 +1,8 @@
 //! What is written to the log, what follows when it is durable, and how far a log is cut.
 //!
 //! Invariants: writes have numbers that only grow; nothing that a member may still need within the
-//! budget, and nothing that the state does not have durably, is cut off.
+//! budget, and nothing that the state does not have durably, is cut off. A range that sleeps keeps no
+//! entries: it fell asleep when every member had all of them.
 
 use super::Node;
 use super::log_sizes::{LogSizes, Share};
@@ -11,7 +12,33 @@ use crate::message::Message;
 use crate::replica::Replica;
 use crate::state::Applied;
 
+/// So many logs end at a time: thousands of ranges fall asleep together after a start.
+const END_AT_ONCE: usize = 1_000;
+
 impl Node {
+    /// Cuts the logs of ranges that sleep at their ends, where the state has all of it: what is kept of
+    /// such a log is a few numbers, on disk as in memory.
+    pub(super) fn end_logs_at_rest(&mut self) {
+        let logs = &mut self.logs;
+        let rests = |replica: &&mut Replica| {
+            let last = replica.group.last_index();
+            replica.asleep
+                && replica.group.is_folded()
+                && replica.durable == last
+                && replica.group.truncated().index < last
+        };
+        let writes =
+            self.replicas.values_mut().filter(rests).take(END_AT_ONCE).filter_map(|replica| {
+                let (range, index) = (replica.range, replica.group.last_index());
+                let end = Applied { index, term: replica.group.term_at(index)? };
+                replica.group.truncate(end);
+                logs.forget(range);
+                Some(LogWrite { range, truncate: Some(end), ..LogWrite::default() })
+            });
+        let writes = writes.collect();
+        self.write_log(false, writes);
+    }
+
     pub(super) fn persisted(&mut self, sequence: u64) {
         self.departures_written(sequence);
         for range in std::mem::take(&mut self.writing) {

@@ -288,3 +288,43 @@ fn who_left_is_told_what_cannot_be_undone() {
         assert!(bench.hear(1, stays).send.is_empty());
     }
 }
+
+/// Ends of the range's log that the node asks for in some seconds, in which all nodes are heard.
+fn ended(bench: &mut Bench, seconds: std::ops::Range<u64>) -> Vec<Applied> {
+    let mut ends = Vec::new();
+    for now in (seconds.start * 1_000..seconds.end * 1_000).step_by(100) {
+        for from in [1, 3] {
+            let message = Message::Quiesce { range: RangeId(99), term: TERM, index: LAST };
+            bench.node.step(now, Input::Message { from: NodeId(from), message }, &bench.rows);
+        }
+        bench.node.step(now, Input::Tick, &bench.rows);
+        let effects = bench.node.effects(now, &bench.rows);
+        let writes = effects.persist.iter().flat_map(|persist| &persist.writes);
+        let writes = writes.filter(|write| write.range == RANGE);
+        ends.extend(writes.filter_map(|write| write.truncate));
+    }
+    ends
+}
+
+#[test]
+fn a_range_that_sleeps_keeps_no_entries_once_its_state_is_durable() {
+    let heartbeat = Raft { from: 1, term: TERM, commit: LAST, ..Raft::default() };
+    let quiesce = |index| Message::Quiesce { range: RANGE, term: TERM, index };
+    let bench = |sleeps: bool| {
+        let mut bench = Bench::new(rows(), boot(RANGE, LAST, LAST));
+        let effects = bench.raft(MessageType::MsgHeartbeat, heartbeat.clone());
+        said(&mut bench, effects);
+        bench.hear(1, quiesce(if sleeps { LAST } else { LAST - 1 }));
+        bench
+    };
+    let mut sleeper = bench(true);
+    assert_eq!(ended(&mut sleeper, 1..3), [], "a crash would lose what is not in the state");
+    durable(&mut sleeper, LAST - 1);
+    assert_eq!(ended(&mut sleeper, 3..5), []);
+    durable(&mut sleeper, LAST);
+    assert_eq!(ended(&mut sleeper, 5..7), [Applied { index: LAST, term: TERM }]);
+    assert_eq!(ended(&mut sleeper, 7..9), [], "once");
+    let mut awake = bench(false);
+    durable(&mut awake, LAST);
+    assert_eq!(ended(&mut awake, 1..3), [], "others may need it");
+}
