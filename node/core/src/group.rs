@@ -11,6 +11,7 @@ mod folded;
 
 pub use admission::Refusal;
 
+use crate::alike::Alike;
 use crate::effects::{LogReads, LogWrite, ReplicaBoot};
 use crate::ids::{Index, RangeId, ReplicaId, Term};
 use crate::log_view::LogView;
@@ -580,6 +581,22 @@ impl Group {
         }
     }
 
+    /// Of a group at rest: its members are kept once for all that have the same.
+    pub fn share_members(&mut self, alike: &mut Alike<ConfState>) {
+        if let Form::Folded(folded) = &mut self.form {
+            alike.share(&mut folded.members);
+        }
+    }
+
+    /// Gives back memory that was needed for more work than there is now, if nothing is under way.
+    pub fn trim(&mut self) {
+        if let Form::Working(working) = &mut self.form
+            && working.is_quiet()
+        {
+            working.rest();
+        }
+    }
+
     /// True if every member has everything.
     pub fn all_caught_up(&self, applied: Index) -> bool {
         let last = self.last_index();
@@ -662,6 +679,7 @@ impl Working {
     /// For a group that cannot be folded: what it needs only when there is work.
     fn rest(&mut self) {
         self.raft.raft.maybe_free_inflight_buffers();
+        self.raft.raft.raft_log.unstable.entries.shrink_to_fit();
         let persisted = self.persisted;
         self.raft.mut_store().rest(persisted);
         self.outstanding.shrink_to_fit();

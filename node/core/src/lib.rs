@@ -49,6 +49,7 @@ pub mod leaseholder;
 
 pub mod replica;
 
+mod alike;
 mod seldom;
 
 pub mod bootstrap;

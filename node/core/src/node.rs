@@ -9,6 +9,7 @@
 //! Invariants: no clock, thread, socket, file or dice; everything that leaves, leaves in
 //! [`Effects`]; what is applied in a turn is not read before the edge has made it visible.
 
+use crate::alike::Alike;
 use crate::command::MetaEntry;
 use crate::effects::{
     ClientToken, Effects, Input, LogReads, Millis, Persist, ReplicaBoot, WatchToken,
@@ -170,6 +171,8 @@ pub struct Node {
     look_for_awake_at: Millis,
     /// How much log there is.
     logs: LogSizes,
+    /// Members of ranges at rest.
+    members: Alike<raft::eraftpb::ConfState>,
     /// Ranges with something on its way to the log.
     writing: BTreeSet<RangeId>,
     loopback: VecDeque<Message>,
@@ -242,6 +245,7 @@ impl Node {
             awake: BTreeSet::new(),
             look_for_awake_at: 0,
             logs: LogSizes::default(),
+            members: Alike::default(),
             writing: BTreeSet::new(),
             loopback: VecDeque::new(),
             persist_sequence: 0,

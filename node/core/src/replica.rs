@@ -8,6 +8,7 @@
 pub mod merging;
 mod ranking;
 
+use crate::alike::Alike;
 use crate::check::{Checkpoint, Fingerprint, HashTask};
 use crate::command::{Change, Decision, Entry};
 use crate::dedup::{Dedup, Seen};
@@ -22,6 +23,7 @@ use crate::leaseholder::{Asker, Leaseholder};
 use crate::load::Load;
 use crate::message::RoutedRequest;
 use crate::node::Growth;
+use crate::seldom::{Empty, Seldom};
 use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
 use merging::Merging;
@@ -29,7 +31,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Key of the system row with the descriptor.
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -142,17 +144,12 @@ pub struct Replica {
     pub dedup: Dedup,
     /// Who has locked the range.
     pub intent: Option<Intent>,
-    /// Since when this replica has held the lease of a range locked by that transaction, and when
-    /// it asked for the outcome.
-    pub intent_since: Option<(RequestId, Millis)>,
     /// The range lease.
     pub lease: Lease,
     /// What the lease holder does.
     pub leaseholder: Leaseholder,
     /// How it has grown.
     pub growth: Growth,
-    /// Who watches.
-    pub subscribers: BTreeMap<FeedId, Subscriber>,
     /// Sleeps: no ticks.
     pub asleep: bool,
     /// Ticks without work.
@@ -176,25 +173,79 @@ pub struct Replica {
     members_since: Index,
     /// Those that left are still to be told, once the change is durable here.
     farewell: bool,
-    /// Nodes that say that this replica was removed.
-    pub told_removed: BTreeSet<NodeId>,
-    /// Where members are that the descriptor does not know: they wrote from there.
-    pub strangers: BTreeMap<ReplicaId, NodeId>,
-    /// Raft snapshots of these keys are being pinned for these replicas.
-    pub pinning: Vec<(u64, Span)>,
     /// Its part in merges.
-    pub merging: Merging,
+    pub merging: Seldom<Merging>,
     /// Ticks for which a better placed replica has been ready to lead.
     pub transfer_ticks: u32,
     /// End of this replica's log when it last gave up the lease, and the term of then.
     given_up: Applied,
+    /// What most replicas never have.
+    pub seldom: Seldom<Extras>,
+}
+
+/// What a replica needs only at times.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// Who watches.
+    pub subscribers: BTreeMap<FeedId, Subscriber>,
     /// Requests that wait for the lease, which is on its way.
     pub waiting: Vec<(Asker, RoutedRequest)>,
     /// A cut is proposed: who waits for it.
     pub admin: Option<Asker>,
+    /// Since when this replica has held the lease of a range locked by that transaction, and when
+    /// it asked for the outcome.
+    pub intent_since: Option<(RequestId, Millis)>,
+    /// Raft snapshots of these keys are being pinned for these replicas.
+    pub pinning: Vec<(u64, Span)>,
+    /// Nodes that say that this replica was removed.
+    pub told_removed: BTreeSet<NodeId>,
+    /// Where members are that the descriptor does not know: they wrote from there.
+    pub strangers: BTreeMap<ReplicaId, NodeId>,
+}
+
+impl Extras {
+    fn is_empty(&self) -> bool {
+        let Self { subscribers, waiting, admin, intent_since, pinning, told_removed, strangers } =
+            self;
+        subscribers.is_empty()
+            && waiting.is_empty()
+            && admin.is_none()
+            && intent_since.is_none()
+            && pinning.is_empty()
+            && told_removed.is_empty()
+            && strangers.is_empty()
+    }
+}
+
+impl Empty for Extras {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Extras> = LazyLock::new(Extras::default);
+        &EMPTY
+    }
 }
 
 impl Replica {
+    /// Requests that waited for the lease wait no more.
+    pub fn take_waiting(&mut self) -> Vec<(Asker, RoutedRequest)> {
+        self.seldom.there().map(|seldom| std::mem::take(&mut seldom.waiting)).unwrap_or_default()
+    }
+
+    /// Who waits for a cut waits no more.
+    pub fn take_admin(&mut self) -> Option<Asker> {
+        self.seldom.there()?.admin.take()
+    }
+
+    /// Nobody watches any more; gives who did.
+    pub fn take_subscribers(&mut self) -> Vec<FeedId> {
+        let all = self.seldom.there().map(|seldom| std::mem::take(&mut seldom.subscribers));
+        all.unwrap_or_default().into_keys().collect()
+    }
+
+    /// One of those who watch.
+    pub fn subscriber(&mut self, feed: &FeedId) -> Option<&mut Subscriber> {
+        self.seldom.there()?.subscribers.get_mut(feed)
+    }
+
     /// Ticks again: there is work, or may be. `awake` is the node's list of those that do.
     pub fn wake(&mut self, awake: &mut BTreeSet<RangeId>) {
         self.asleep = false;
@@ -203,8 +254,8 @@ impl Replica {
     }
 
     /// Gives back memory that only a replica at work needs. `known` is the directory's copy of the
-    /// descriptor: one is enough, if they are equal.
-    pub fn rest(&mut self, known: Option<&Arc<RangeDescriptor>>) {
+    /// descriptor, and `members` are those of other ranges: one of each is enough, if they are equal.
+    pub fn rest(&mut self, known: Option<&Arc<RangeDescriptor>>, members: &mut Alike<ConfState>) {
         if let (Some(known), Some(own)) = (known, &mut self.descriptor)
             && known == own
         {
@@ -217,8 +268,13 @@ impl Replica {
         }
         self.growth.load.forget_sample();
         self.leaseholder.rest();
-        self.waiting.shrink_to_fit();
+        self.seldom.rest(Extras::is_empty);
+        self.merging.rest(Merging::is_empty);
         self.group.rest();
+        for (_, shape, _) in &mut self.shapes {
+            members.share(shape);
+        }
+        self.group.share_members(members);
     }
 
     /// A replica over its group; typed state comes from `rows`.
@@ -240,11 +296,9 @@ impl Replica {
             revision: 0,
             dedup: Dedup::default(),
             intent: None,
-            intent_since: None,
             lease: Lease::None,
             leaseholder: Leaseholder::default(),
             growth: Growth::default(),
-            subscribers: BTreeMap::new(),
             asleep: false,
             idle_ticks: 0,
             campaign_in: None,
@@ -256,14 +310,10 @@ impl Replica {
             left: Vec::new(),
             members_since: 0,
             farewell: false,
-            told_removed: BTreeSet::new(),
-            strangers: BTreeMap::new(),
-            pinning: Vec::new(),
-            merging: Merging::default(),
+            merging: Seldom::default(),
             transfer_ticks: 0,
             given_up: Applied::default(),
-            waiting: Vec::new(),
-            admin: None,
+            seldom: Seldom::default(),
         };
         replica.load(rows)?;
         Ok(replica)
@@ -308,9 +358,12 @@ impl Replica {
             ),
             None => None,
         };
-        self.merging = Merging::load(rows)?;
+        *self.merging = Merging::load(rows)?;
+        self.merging.rest(Merging::is_empty);
         self.left = Self::load_left(rows)?;
-        self.strangers.clear();
+        if let Some(seldom) = self.seldom.there() {
+            seldom.strangers.clear();
+        }
         self.dedup = Dedup::load(rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))?;
         self.shapes.clear();
         self.remember_shape();
@@ -680,7 +733,9 @@ impl Replica {
         }
         done.batch.system.push(descriptor_row(&new));
         self.descriptor = Some(Arc::new(new));
-        self.strangers.clear();
+        if let Some(seldom) = self.seldom.there() {
+            seldom.strangers.clear();
+        }
     }
 
     /// The node of the replica with this id, if it is or just was a member.

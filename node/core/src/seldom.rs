@@ -1,6 +1,7 @@
 //! A part of something that is empty nearly always, where there are very many of it.
 //!
-//! Invariant: reading never allocates; the first change does, and [`Seldom::take`] gives the memory back.
+//! Invariant: reading never allocates; the first change does, and [`Seldom::take`] or
+//! [`Seldom::rest`] gives the memory back.
 
 use std::ops::{Deref, DerefMut};
 
@@ -18,6 +19,18 @@ impl<T: Empty> Seldom<T> {
     /// Empties it.
     pub fn take(&mut self) -> T {
         self.0.take().map_or_else(T::default, |full| *full)
+    }
+
+    /// What there is to change, if there is anything at all.
+    pub fn there(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
+    /// Gives the memory back if it is empty again, as `is_empty` says.
+    pub fn rest(&mut self, is_empty: impl FnOnce(&T) -> bool) {
+        if self.0.as_deref().is_some_and(is_empty) {
+            self.0 = None;
+        }
     }
 }
 
@@ -54,6 +67,11 @@ mod tests {
         one.push('a');
         assert_eq!(one.len(), 1);
         assert_eq!(one.take(), "a");
-        assert!(one.is_empty() && one.0.is_none());
+        assert!(one.is_empty() && one.0.is_none() && one.there().is_none());
+        one.push('b');
+        one.rest(|text| text.is_empty());
+        assert_eq!(one.there().map(|text| text.pop()), Some(Some('b')));
+        one.rest(|text| text.is_empty());
+        assert!(one.0.is_none());
     }
 }

@@ -52,6 +52,9 @@ const COMPRESS_FROM_BYTES: u64 = 512 * 1024;
 /// The memory of a write that is larger than this is not kept for the next one.
 const SCRATCH_BYTES: usize = 256 << 10;
 
+/// The same, for the number of ranges that it changes.
+const SCRATCH_WRITES: usize = 256;
+
 /// Settings of a [`RaftLog`].
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -149,7 +152,9 @@ impl RaftLog {
         mut sync: bool,
     ) -> Result<()> {
         let mut places = Places::new(&self.engine);
+        let mut count = 0;
         for write in writes {
+            count += 1;
             // The engine checks the entries of the last batch only when it opens, so a power loss
             // must not leave a batch with torn entries before another one.
             sync |= !write.entries.is_empty();
@@ -165,7 +170,7 @@ impl RaftLog {
                 .put(OWN_GROUP, SYNC_KEY.to_vec(), Vec::new())
                 .map_err(StorageError::log("write to"))?;
         }
-        let large = batch.approximate_size() > SCRATCH_BYTES;
+        let large = batch.approximate_size() > SCRATCH_BYTES || count > SCRATCH_WRITES;
         self.engine.write(batch, sync).map_err(StorageError::log("write to"))?;
         if large {
             *batch = LogBatch::default();

@@ -103,20 +103,21 @@ impl Node {
         }
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let feeds: Vec<_> = replica
+            .seldom
             .subscribers
             .iter()
             .filter(|(_, subscriber)| !descriptor.span.covers(&subscriber.span))
             .map(|(feed, _)| *feed)
             .collect();
         for feed in &feeds {
-            replica.subscribers.remove(feed);
+            replica.seldom.subscribers.remove(feed);
         }
         // The sequencer refuses questions that name the old generation: tell it the new one.
         if replica.lease != Lease::None {
             replica.drop_lease();
             replica.leaseholder.abandon(None, &mut self.out);
         }
-        match replica.admin.take() {
+        match replica.take_admin() {
             Some(asker) if cut => {
                 let message = format!("{range} is now {}", descriptor.span);
                 self.outcome(asker, Outcome::Done(Ok(Response::Admin { message })));
@@ -148,7 +149,7 @@ impl Node {
         }
         let refusal = if descriptor.span.start == key {
             Some(format!("{range} starts at {} already", crate::key::printable(&key)))
-        } else if replica.admin.is_some() {
+        } else if replica.seldom.admin.is_some() {
             Some(format!("{range} is being changed already: try again"))
         } else {
             None
@@ -177,14 +178,14 @@ impl Node {
         }
         let entry =
             crate::command::Entry::Split { id, key, child, generation: descriptor.generation };
-        let taken = replica.admin.is_none() && replica.group.propose(entry.encode());
+        let taken = replica.seldom.admin.is_none() && replica.group.propose(entry.encode());
         // Nothing may follow the cut in this log that was planned before it: the lease comes back,
         // with the new descriptor, when the cut is applied.
         self.lease_lost(range);
         if !taken {
             self.out.misrouted(asker, Misrouted::Busy);
         } else if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.admin = Some(asker);
+            replica.seldom.admin = Some(asker);
         }
         self.dirty.insert(range);
     }
@@ -268,11 +269,11 @@ impl Node {
     pub(super) fn snapshot_wanted(&mut self, range: RangeId, to: ReplicaId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let Some(descriptor) = &replica.descriptor else { return };
-        if replica.pinning.iter().any(|(waiting, _)| *waiting == to.0) {
+        if replica.seldom.pinning.iter().any(|(waiting, _)| *waiting == to.0) {
             return;
         }
         let span = descriptor.span.clone();
-        replica.pinning.push((to.0, span.clone()));
+        replica.seldom.pinning.push((to.0, span.clone()));
         self.effects.snapshots.push(SnapshotEffect::Build { range, to, span });
     }
 
@@ -283,8 +284,10 @@ impl Node {
         applied: Option<Applied>,
     ) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        let pinned = replica.pinning.iter().position(|(waiting, _)| *waiting == to.0);
-        let Some((_, pinned)) = pinned.map(|place| replica.pinning.remove(place)) else { return };
+        let pinned = replica.seldom.pinning.iter().position(|(waiting, _)| *waiting == to.0);
+        let Some((_, pinned)) = pinned.map(|place| replica.seldom.pinning.remove(place)) else {
+            return;
+        };
         let Some(applied) = applied else { return };
         let mut snapshot = Snapshot::default();
         // Of that position, not of now.

@@ -102,6 +102,11 @@ impl Node {
             let all = self.replicas.iter().filter(|(_, replica)| awake(replica));
             self.awake = all.map(|(range, _)| *range).collect();
             self.end_logs_at_rest();
+            for range in &self.awake {
+                if let Some(replica) = self.replicas.get_mut(range) {
+                    replica.group.trim();
+                }
+            }
         } else {
             let replicas = &self.replicas;
             self.awake.retain(|range| replicas.get(range).is_some_and(awake));
@@ -174,7 +179,9 @@ impl Node {
         self.resend_from(peer);
         self.watch_peer_changed(peer);
         for replica in self.replicas.values_mut() {
-            replica.subscribers.retain(|feed, _| feed.gateway != peer);
+            if let Some(seldom) = replica.seldom.there() {
+                seldom.subscribers.retain(|feed, _| feed.gateway != peer);
+            }
             let member = replica.descriptor.as_ref().and_then(|own| own.replica_on(peer));
             if let Some(member) = member
                 && replica.group.is_leader()
@@ -284,7 +291,7 @@ impl Node {
             return false;
         }
         replica.asleep = true;
-        replica.rest(self.meta.ranges().get(&range));
+        replica.rest(self.meta.ranges().get(&range), &mut self.members);
         let message =
             Message::Quiesce { range, term: replica.group.term(), index: replica.applied.index };
         let members: Vec<NodeId> = replica
@@ -309,7 +316,7 @@ impl Node {
             && replica.group.is_quiet()
         {
             replica.asleep = true;
-            replica.rest(self.meta.ranges().get(&range));
+            replica.rest(self.meta.ranges().get(&range), &mut self.members);
         }
     }
 
@@ -368,11 +375,11 @@ impl Node {
     /// Whoever waited for this replica to lead has to ask elsewhere.
     fn turn_away(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        if replica.waiting.is_empty() || replica.may_lead_soon() {
+        if replica.seldom.waiting.is_empty() || replica.may_lead_soon() {
             return;
         }
         let hint = replica.leader_node().filter(|node| *node != self.config.node);
-        for (asker, _) in std::mem::take(&mut replica.waiting) {
+        for (asker, _) in replica.take_waiting() {
             self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
     }
@@ -452,7 +459,7 @@ impl Node {
         replica.lease = Lease::Held(term);
         replica.idle_ticks = 0;
         replica.leaseholder.begin(replica.intent.map(|intent| intent.txn));
-        for (asker, request) in std::mem::take(&mut replica.waiting) {
+        for (asker, request) in replica.take_waiting() {
             self.again(asker, request);
         }
         self.retry_waiting();
@@ -474,13 +481,13 @@ impl Node {
         replica.drop_lease();
         let hint = replica.leader_node().filter(|node| *node != self.config.node);
         replica.leaseholder.abandon(hint, &mut self.out);
-        for (asker, _) in std::mem::take(&mut replica.waiting) {
+        for (asker, _) in replica.take_waiting() {
             self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
-        if let Some(asker) = replica.admin.take() {
+        if let Some(asker) = replica.take_admin() {
             self.out.misrouted(asker, Misrouted::NotLeaseholder { hint });
         }
-        let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
+        let feeds: Vec<_> = replica.take_subscribers();
         for feed in feeds {
             self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
         }
@@ -571,7 +578,7 @@ impl Node {
                 again = matches!(reply, crate::message::SequencerReply::Current(revision)
                     if revision < self.watching.hinted);
             }
-            if !replica.subscribers.is_empty() {
+            if !replica.seldom.subscribers.is_empty() {
                 self.watching.moved.insert(range);
             }
         }
@@ -583,7 +590,10 @@ impl Node {
     /// Asks for the watermark of a range that has subscribers, if it may lag.
     pub(super) fn ask_watermark(&mut self, range: RangeId) {
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        if !replica.holds_lease() || replica.asking_watermark || replica.subscribers.is_empty() {
+        if !replica.holds_lease()
+            || replica.asking_watermark
+            || replica.seldom.subscribers.is_empty()
+        {
             return;
         }
         let Some(descriptor) = &replica.descriptor else { return };
@@ -693,7 +703,7 @@ impl Node {
             if replica.lease != Lease::None {
                 replica.drop_lease();
                 replica.leaseholder.abandon(hint, &mut self.out);
-                let feeds: Vec<_> = std::mem::take(&mut replica.subscribers).into_keys().collect();
+                let feeds: Vec<_> = replica.take_subscribers();
                 for feed in feeds {
                     self.send(feed.gateway, Message::FeedEnded { feed, compacted: None });
                 }

@@ -194,7 +194,7 @@ impl Node {
         if let Some(own) = self.replicas.get_mut(&range)
             && own.group.me() <= removed
         {
-            own.told_removed.insert(from);
+            own.seldom.told_removed.insert(from);
             let promised = own.descriptor.is_some() || own.group.last_index() > 0;
             if promised && !self.is_told_by_majority(range) {
                 return;
@@ -206,7 +206,8 @@ impl Node {
     fn is_told_by_majority(&self, range: RangeId) -> bool {
         let Some(own) = self.replicas.get(&range) else { return false };
         self.newest_descriptor(range).is_some_and(|newest| {
-            let told = newest.voters().filter(|voter| own.told_removed.contains(&voter.node));
+            let told =
+                newest.voters().filter(|voter| own.seldom.told_removed.contains(&voter.node));
             told.count() >= newest.quorum()
         })
     }

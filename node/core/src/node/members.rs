@@ -122,7 +122,8 @@ impl Node {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
         }
-        if replica.group.is_changing() || replica.group.is_joint() || replica.admin.is_some() {
+        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
+        {
             return self.outcome(asker, done("a change is under way"));
         }
         let progress = replica.group.progress();

@@ -316,7 +316,7 @@ impl Node {
         let Some(own) = replica.descriptor.as_ref() else { return };
         if !replica.group.is_leader() || own.generation < generation {
             if replica.may_lead_soon() && !replica.group.is_leader() {
-                replica.waiting.push((asker, request));
+                replica.seldom.waiting.push((asker, request));
                 return;
             }
             let hint = replica.leader_node().filter(|node| *node != self.config.node);
@@ -358,7 +358,7 @@ impl Node {
             (_, None) => Entry::Thaw { generation },
         };
         if !replica.holds_lease() {
-            replica.waiting.push((asker, request));
+            replica.seldom.waiting.push((asker, request));
             return;
         }
         if replica.group.is_changing() || replica.group.is_joint() {
@@ -382,7 +382,7 @@ impl Node {
             return;
         };
         let changing = replica.group.is_changing() || replica.group.is_joint();
-        if current == Some(*generation) && !changing && replica.admin.is_none() {
+        if current == Some(*generation) && !changing && replica.seldom.admin.is_none() {
             replica.group.propose(entry.encode());
         }
         // Nothing may follow it in this log that was planned before it.

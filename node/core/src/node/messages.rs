@@ -109,7 +109,7 @@ impl Node {
             if replica.descriptor.is_some() && message.term < replica.group.term() {
                 return;
             }
-            replica.strangers.insert(from_replica, from);
+            replica.seldom.strangers.insert(from_replica, from);
         }
         // The answers to a leader's last heartbeats come after it fell asleep.
         let late = message.get_msg_type() == MessageType::MsgHeartbeatResponse;
@@ -132,7 +132,7 @@ impl Node {
             let to = ReplicaId(message.to);
             let Some(replica) = self.replicas.get_mut(&range) else { return };
             // Whom the descriptor does not know is answered where it wrote from.
-            let stranger = || replica.strangers.get(&to).copied();
+            let stranger = || replica.seldom.strangers.get(&to).copied();
             let Some(node) = replica.node_of(to).or_else(stranger) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 replica.group.set_snapshot(None);

@@ -175,7 +175,7 @@ impl Node {
             return;
         }
         self.sequencer.activate(term, first);
-        for (asker, request) in std::mem::take(&mut replica.waiting) {
+        for (asker, request) in replica.take_waiting() {
             self.again(asker, request);
         }
         let now = self.now;

@@ -264,7 +264,8 @@ impl Node {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
         };
-        if replica.group.is_changing() || replica.group.is_joint() || replica.admin.is_some() {
+        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
+        {
             return self.out.misrouted(asker, Misrouted::Busy);
         }
         let work = Work::Change(Box::new(Entry::Rank { generation, first: first.replica }));

@@ -27,9 +27,9 @@ impl Node {
             && !self.sequencer.is_active()
             && self.sequencer.is_expecting()
             && let Some(replica) = self.replicas.get_mut(&META_RANGE)
-            && replica.waiting.len() < WAITING_MAX
+            && replica.seldom.waiting.len() < WAITING_MAX
         {
-            replica.waiting.push((asker, request));
+            replica.seldom.waiting.push((asker, request));
             return;
         }
         if let RangeRequest::Meta(meta) = request.body {
@@ -53,8 +53,8 @@ impl Node {
         let serves =
             if range == META_RANGE { self.sequencer.is_active() } else { replica.holds_lease() };
         if !serves {
-            if replica.may_lead_soon() && replica.waiting.len() < WAITING_MAX {
-                replica.waiting.push((asker, request));
+            if replica.may_lead_soon() && replica.seldom.waiting.len() < WAITING_MAX {
+                replica.seldom.waiting.push((asker, request));
                 return;
             }
             let hint = replica.leader_node().filter(|node| *node != self.config.node);

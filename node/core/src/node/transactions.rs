@@ -450,13 +450,15 @@ impl Node {
         for range in &self.awake {
             let Some(replica) = self.replicas.get_mut(range) else { continue };
             let Some(intent) = replica.intent.filter(|_| replica.holds_lease()) else {
-                replica.intent_since = None;
+                if let Some(seldom) = replica.seldom.there() {
+                    seldom.intent_since = None;
+                }
                 continue;
             };
-            let since = match replica.intent_since {
+            let since = match replica.seldom.intent_since {
                 Some((txn, since)) if txn == intent.txn => since,
                 Some(_) | None => {
-                    replica.intent_since = Some((intent.txn, now));
+                    replica.seldom.intent_since = Some((intent.txn, now));
                     now
                 }
             };
@@ -472,7 +474,7 @@ impl Node {
                 // Not again before it can have been answered.
                 let next = now + ASK_AGAIN_MS;
                 if since <= now {
-                    replica.intent_since = Some((intent.txn, next));
+                    replica.seldom.intent_since = Some((intent.txn, next));
                     ask.push((*range, intent.txn));
                 }
             }

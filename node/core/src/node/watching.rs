@@ -306,7 +306,7 @@ impl Node {
         }
         let replicas = &self.replicas;
         self.watching.watched.retain(|range| {
-            replicas.get(range).is_some_and(|replica| !replica.subscribers.is_empty())
+            replicas.get(range).is_some_and(|replica| !replica.seldom.subscribers.is_empty())
         });
         let wanted = !self.watching.watched.is_empty();
         if wanted != self.watching.hints_wanted
@@ -335,7 +335,7 @@ impl Node {
         }
         let Some(replica) = self.replicas.get_mut(&start.range) else { return };
         self.watching.watched.insert(start.range);
-        replica.subscribers.insert(
+        replica.seldom.subscribers.insert(
             start.feed,
             Subscriber {
                 span: start.span,
@@ -353,7 +353,9 @@ impl Node {
     pub(super) fn feed_stop(&mut self, feed: FeedId) {
         for range in &self.watching.watched {
             if let Some(replica) = self.replicas.get_mut(range) {
-                replica.subscribers.remove(&feed);
+                if let Some(seldom) = replica.seldom.there() {
+                    seldom.subscribers.remove(&feed);
+                }
             }
         }
     }
@@ -362,7 +364,7 @@ impl Node {
         let compacted = self.session.compacted().max(self.meta.compacted());
         let Some(replica) = self.replicas.get_mut(&range) else { return };
         let applied = replica.revision;
-        let Some(subscriber) = replica.subscribers.get_mut(&feed) else { return };
+        let Some(subscriber) = replica.subscriber(&feed) else { return };
         subscriber.scanning = subscriber.next <= applied;
         if subscriber.scanning {
             let work = ReadWork::Feed {
@@ -382,10 +384,10 @@ impl Node {
         let mut overtaken = false;
         let compacted = self.session.compacted().max(self.meta.compacted());
         for (id, replica) in self.replicas.iter_mut() {
-            if let Some(subscriber) = replica.subscribers.get_mut(&feed) {
+            if let Some(subscriber) = replica.subscriber(&feed) {
                 if subscriber.next < compacted {
                     // Compaction overtook the scan: it may have missed something.
-                    replica.subscribers.remove(&feed);
+                    replica.seldom.subscribers.remove(&feed);
                     overtaken = true;
                     break;
                 }
@@ -409,7 +411,7 @@ impl Node {
     pub(super) fn publish(&mut self, range: RangeId, batch: &ApplyBatch, state: &dyn StateReads) {
         let compacted = self.meta.compacted();
         let Some(replica) = self.replicas.get_mut(&range) else { return };
-        if replica.subscribers.is_empty() {
+        if replica.seldom.subscribers.is_empty() {
             return;
         }
         self.watching.moved.insert(range);
@@ -418,7 +420,9 @@ impl Node {
         }
         let through = replica.revision;
         let mut send = Vec::new();
-        for (feed, subscriber) in &mut replica.subscribers {
+        for (feed, subscriber) in
+            replica.seldom.there().into_iter().flat_map(|seldom| &mut seldom.subscribers)
+        {
             if subscriber.scanning {
                 continue;
             }
@@ -453,7 +457,9 @@ impl Node {
             }
             let closed = replica.leaseholder.watermark().max(replica.revision);
             let mut send = Vec::new();
-            for (feed, subscriber) in &mut replica.subscribers {
+            for (feed, subscriber) in
+                replica.seldom.there().into_iter().flat_map(|seldom| &mut seldom.subscribers)
+            {
                 if !subscriber.scanning && subscriber.told < closed {
                     subscriber.told = closed;
                     subscriber.next = subscriber.next.max(closed + 1);
@@ -475,7 +481,7 @@ impl Node {
         self.watching.hinted = self.watching.hinted.max(revision);
         let lags = |range: &RangeId| {
             self.replicas.get(range).is_some_and(|replica| {
-                !replica.subscribers.is_empty()
+                !replica.seldom.subscribers.is_empty()
                     && replica.leaseholder.watermark().max(replica.revision) < revision
             })
         };

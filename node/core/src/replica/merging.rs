@@ -15,12 +15,13 @@ use crate::command::Entry;
 use crate::dedup::Dedup;
 use crate::descriptor::RangeDescriptor;
 use crate::ids::{RangeId, Revision};
+use crate::seldom::Empty;
 use crate::state::{Applied, SystemRow};
 use bytes::Bytes;
 use raft::eraftpb::Entry as LogEntry;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Key of the system row that says that the range is frozen.
 pub const FROZEN_ROW: &[u8] = b"frozen";
@@ -67,7 +68,19 @@ pub struct Merging {
     pub legacy: Option<Box<Legacy>>,
 }
 
+impl Empty for Merging {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Merging> = LazyLock::new(Merging::default);
+        &EMPTY
+    }
+}
+
 impl Merging {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { frozen, absorbed, held, legacy } = self;
+        frozen.is_none() && absorbed.is_empty() && held.is_empty() && legacy.is_none()
+    }
+
     /// From system rows.
     ///
     /// # Errors

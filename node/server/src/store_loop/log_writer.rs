@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Far enough away to be never; the mailbox wants a time.
 const IDLE: Duration = Duration::from_hours(1);
 
+/// Room for so many writes is kept for the next time.
+const WRITES_KEPT: usize = 256;
+
 /// What the thread is asked.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -71,6 +74,7 @@ fn run(log: &RaftLog, queue: &Queue, inbox: &Inbox, metrics: &Metrics, pacer: &P
                 pacer.log_written(took);
             }
             writes.clear();
+            writes.shrink_to(WRITES_KEPT);
             inbox.post(Mail::Persisted { sequence });
         }
         if stop {

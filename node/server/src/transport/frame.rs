@@ -16,13 +16,42 @@ pub(super) const FRAME_BYTES_MAX: usize = 256 << 20;
 /// Bytes to ask the socket for at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// A reading buffer that grew beyond this is given back once it is empty.
+/// A buffer that grew beyond this is given back once it is empty.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+/// A buffer of this size is never too large.
+const BUFFER_BYTES_LEAST: usize = 2 * READ_BYTES;
+
+/// Frames, one after the other, that need a quarter of their buffer at most, until it is given back.
+const SMALL_FRAMES: u32 = 64;
+
+/// How well a buffer fits what it is used for: one that grew in a busy hour is not kept for ever.
+#[derive(Debug, Default)]
+struct Fit {
+    small: u32,
+}
+
+impl Fit {
+    /// It was used for so many bytes. False if it has been too large for a while.
+    fn used(&mut self, bytes: usize, capacity: usize) -> bool {
+        if capacity <= BUFFER_BYTES_LEAST || bytes > capacity / 4 {
+            self.small = 0;
+        } else {
+            self.small += 1;
+        }
+        if self.small >= SMALL_FRAMES {
+            self.small = 0;
+            return false;
+        }
+        capacity <= BUFFER_BYTES_KEPT
+    }
+}
 
 /// A message frame being filled.
 #[derive(Debug, Default)]
 pub(super) struct FrameBuilder {
     bytes: Vec<u8>,
+    fit: Fit,
 }
 
 impl FrameBuilder {
@@ -61,7 +90,8 @@ impl FrameBuilder {
 
     /// Takes back the memory of a frame that was written.
     pub(super) fn recycle(&mut self, mut frame: Vec<u8>) {
-        if self.bytes.capacity() == 0 && frame.capacity() <= BUFFER_BYTES_KEPT {
+        let fits = self.fit.used(frame.len(), frame.capacity());
+        if self.bytes.capacity() == 0 && fits {
             frame.clear();
             self.bytes = frame;
         }
@@ -88,6 +118,7 @@ pub(super) fn write_frame(writer: &mut impl Write, payload: &[u8]) -> io::Result
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
     buffer: Vec<u8>,
+    fit: Fit,
     /// Bytes of `buffer` that hold data are `start..end`.
     start: usize,
     end: usize,
@@ -137,8 +168,9 @@ impl FrameReader {
 
     fn fill(&mut self, reader: &mut impl Read) -> io::Result<()> {
         if self.start == self.end {
+            let fits = self.fit.used(self.end, self.buffer.len());
             (self.start, self.end) = (0, 0);
-            if self.buffer.len() > BUFFER_BYTES_KEPT {
+            if !fits {
                 self.buffer = Vec::new();
             }
         }
@@ -220,6 +252,27 @@ mod tests {
         }
         assert_eq!(received, sent);
         assert!(reader.read(&mut source).is_err(), "the end of the stream is an error");
+    }
+
+    #[test]
+    fn buffers_that_grew_in_a_busy_hour_are_given_back() {
+        let mut builder = FrameBuilder::default();
+        let mut reader = FrameReader::default();
+        let mut pass = |size| {
+            assert!(builder.push(&raft(size)));
+            let frame = builder.finish().unwrap();
+            assert!(!reader.read(&mut frame.as_slice()).unwrap().is_empty());
+            builder.recycle(frame);
+            (builder.bytes.capacity(), reader.buffer.len())
+        };
+        let large = pass(700_000);
+        assert!(large.0 > 700_000 && large.1 > 700_000, "{large:?}");
+        assert_eq!(pass(100), large, "the next frame may be large again");
+        for _ in 1..2 * SMALL_FRAMES {
+            pass(100);
+        }
+        let small = pass(100);
+        assert!(small.0 < 10_000 && small.1 <= BUFFER_BYTES_LEAST, "{small:?}");
     }
 
     #[test]
