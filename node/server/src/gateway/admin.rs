@@ -221,7 +221,7 @@ impl Gateway {
             room: vitals.room(),
             data: u64::try_from(vitals.db_size_in_use()).unwrap_or(0),
             reprotection: *self.inner.progress.lock(),
-            view: self.backend().view().as_ref().clone(),
+            view: vitals.whole_view(),
             level: report::LEVEL,
             names_domain: Some(self.inner.config.names_domain),
         }

@@ -14,7 +14,7 @@
 mod view;
 mod watches;
 
-pub use view::{RangeView, View, Vitals};
+pub use view::{Details, RangeView, View, Vitals};
 pub use watches::{TooSlow, WATCH_BUFFER_BYTES_MAX, WatchSink, Watches};
 
 use holdfast_core::effects::{ClientToken, WatchToken};

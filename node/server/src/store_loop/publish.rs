@@ -1,19 +1,28 @@
 //! What the store loop lets the rest of the process know, a few times a second.
 
 use super::snapshots::Sent;
-use crate::gateway::backend::{RangeView, View, Vitals};
+use crate::gateway::backend::{Details, RangeView, View, Vitals};
 use holdfast_core::check::Divergence;
 use holdfast_core::descriptor::{NodeState, ReplicaKind};
 use holdfast_core::ids::{NodeId, RangeId};
-use holdfast_core::status::{ReplicaStatus, Status};
+use holdfast_core::status::{RangeStatus, ReplicaStatus, Status};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tracing::{error, info};
 
 /// A log entry's size, for estimates of what is still to be copied.
 const ENTRY_BYTES: u64 = 512;
 
+/// Tells of replicas when somebody asks.
+#[derive(Debug)]
+struct Shown {
+    status: Arc<Status>,
+    /// Bytes sent to nodes that are about to get a copy of the range.
+    sent: BTreeMap<RangeId, u64>,
+}
+
 /// Publishes a status; `before` is the one that was published before it.
-pub(super) fn publish(vitals: &Vitals, status: &Status, before: &Status, sent: &Sent) {
+pub(super) fn publish(vitals: &Vitals, status: &Arc<Status>, before: &Status, sent: &Sent) {
     vitals.raise_revision(status.revision);
     vitals.set_compacted(status.compacted);
     vitals.set_sequencer(status.term, status.sequencer);
@@ -23,11 +32,12 @@ pub(super) fn publish(vitals: &Vitals, status: &Status, before: &Status, sent: &
         .is_some_and(|node| node == status.node || status.reachable.contains(&node));
     vitals.set_has_leader(has_leader);
     vitals.note_alarms(&status.alarms);
-    let mut sent = sent.lock();
-    if sent.is_empty() && shows_the_same(status, before) {
+    let sent = sent_to_coming(status, &mut sent.lock());
+    vitals.publish_details(Arc::new(Shown { status: Arc::clone(status), sent }));
+    if shows_the_same(status, before) {
         return;
     }
-    let view = view(status, &mut sent);
+    let view = view(status);
     if *vitals.view() != view {
         vitals.publish(view);
     }
@@ -37,13 +47,13 @@ pub(super) fn publish(vitals: &Vitals, status: &Status, before: &Status, sent: &
 /// nearly always nothing has changed; "no" may be wrong, "yes" is not.
 fn shows_the_same(status: &Status, before: &Status) -> bool {
     let Status { node, nodes, reachable, alarms, divergences, drains, .. } = status;
-    let Status { wanted, facts, policies, planned, ranges, replicas, .. } = status;
+    let Status { wanted, facts, policies, planned, ranges, .. } = status;
     // What is shared is equal without being read.
     (node, nodes, reachable, alarms)
         == (&before.node, &before.nodes, &before.reachable, &before.alarms)
         && (divergences, drains, wanted) == (&before.divergences, &before.drains, &before.wanted)
         && (facts, policies, planned) == (&before.facts, &before.policies, &before.planned)
-        && (ranges, replicas) == (&before.ranges, &before.replicas)
+        && *ranges == before.ranges
 }
 
 /// Logs what became of nodes.
@@ -92,26 +102,35 @@ pub(super) fn tell_divergences(told: &mut Vec<Divergence>, status: &Status) {
     told.clone_from(&status.divergences);
 }
 
-fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
+/// What the directory has of a range.
+fn known(status: &Status, id: RangeId) -> Option<&RangeStatus> {
     // In the order of their ids.
-    let known = |id| {
-        let found = status.ranges.binary_search_by_key(&id, |range| range.descriptor.id);
-        found.ok().map(|at| &status.ranges[at])
-    };
+    let found = status.ranges.binary_search_by_key(&id, |range| range.descriptor.id);
+    found.ok().map(|at| &status.ranges[at])
+}
+
+/// Forgets what was sent to nodes that are about to get no copy any more, and sums up the rest.
+fn sent_to_coming(
+    status: &Status,
+    sent: &mut BTreeMap<(RangeId, NodeId), u64>,
+) -> BTreeMap<RangeId, u64> {
     let is_coming = |range, node| {
-        let known = known(range).and_then(|range| range.descriptor.replica_on(node));
+        let known = known(status, range).and_then(|range| range.descriptor.replica_on(node));
         known.is_some_and(|replica| replica.kind == ReplicaKind::Learner)
     };
     sent.retain(|(range, node), _| is_coming(*range, *node));
-    let sent_of = |range| {
-        let all = (range, NodeId(0))..=(range, NodeId(u64::MAX));
-        sent.range(all).map(|(_, bytes)| bytes).sum()
-    };
-    let replicas = status
-        .replicas
-        .iter()
-        .filter_map(|replica| {
-            let range = known(replica.range)?;
+    let mut sums = BTreeMap::new();
+    for ((range, _), bytes) in sent.iter() {
+        *sums.entry(*range).or_default() += bytes;
+    }
+    sums
+}
+
+impl Details for Shown {
+    fn replicas(&self) -> Vec<RangeView> {
+        let Self { status, sent } = self;
+        let told = status.replicas.iter().filter_map(|replica| {
+            let range = known(status, replica.range)?;
             let leader = if replica.leader { Some(status.node) } else { range.leaseholder };
             Some(RangeView {
                 descriptor: range.descriptor.clone(),
@@ -123,10 +142,14 @@ fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
                 bytes_remaining: bytes_remaining(replica),
                 rate: replica.rate,
                 size: replica.size,
-                sent: sent_of(replica.range),
+                sent: sent.get(&replica.range).copied().unwrap_or(0),
             })
-        })
-        .collect();
+        });
+        told.collect()
+    }
+}
+
+fn view(status: &Status) -> View {
     View {
         nodes: status.nodes.clone(),
         reachable: status.reachable.clone(),
@@ -138,7 +161,7 @@ fn view(status: &Status, sent: &mut BTreeMap<(RangeId, NodeId), u64>) -> View {
         policies: status.policies.clone(),
         planned: status.planned.clone(),
         directory: status.ranges.iter().map(|range| range.descriptor.clone()).collect(),
-        replicas,
+        replicas: Vec::new(),
     }
 }
 
@@ -168,8 +191,6 @@ mod tests {
     use holdfast_core::descriptor::{Facts, NodeRecord, RangeDescriptor};
     use holdfast_core::key::Span;
     use holdfast_core::request::AlarmKind;
-    use holdfast_core::status::RangeStatus;
-    use std::sync::Arc;
 
     #[test]
     fn all_that_is_shown_is_looked_at() {
@@ -210,7 +231,7 @@ mod tests {
         before.ranges.push(range.clone());
         before.replicas.push(Arc::new(replica.clone()));
         assert!(shows_the_same(&before.clone(), &before));
-        let changes: [&dyn Fn(&mut Status); 14] = [
+        let changes: [&dyn Fn(&mut Status); 12] = [
             &|status| status.node = NodeId(9),
             &|status| status.nodes.push(node.clone()),
             &|status| status.reachable.push(NodeId(9)),
@@ -223,15 +244,21 @@ mod tests {
             &|status| status.planned.push((RangeId(2), String::new())),
             &|status| status.ranges.push(range.clone()),
             &|status| status.ranges[0].leaseholder = Some(NodeId(9)),
-            &|status| status.replicas.clear(),
-            &|status| {
-                status.replicas[0] = Arc::new(ReplicaStatus { applied: 2, ..replica.clone() });
-            },
         ];
         for (number, change) in changes.iter().enumerate() {
             let mut status = before.clone();
             change(&mut status);
             assert!(!shows_the_same(&status, &before), "change {number}");
+        }
+        // Replicas are looked at when somebody asks.
+        let vitals = Vitals::new(1, NodeId(1));
+        let sent = Sent::default();
+        for applied in [1, 2] {
+            let mut status = before.clone();
+            status.replicas[0] = Arc::new(ReplicaStatus { applied, ..replica.clone() });
+            publish(&vitals, &Arc::new(status), &before, &sent);
+            let told = vitals.whole_view().replicas;
+            assert_eq!(told.iter().map(|own| own.applied).collect::<Vec<_>>(), [applied]);
         }
     }
 }

@@ -2,7 +2,9 @@
 //! other part of the process.
 //!
 //! Invariant: reading never waits for the store loop, and what is read may be a little old. Numbers
-//! that change with each write are atomics in [`Vitals`]; the rest is a [`View`], replaced whole.
+//! that change with each write are atomics in [`Vitals`]; the rest is a [`View`], replaced whole, but for
+//! what there is to say of each replica: of those there are thousands, so it is put together when somebody
+//! asks ([`Details`]).
 
 use bytes::Bytes;
 use holdfast_core::check::Divergence;
@@ -40,6 +42,13 @@ pub struct Vitals {
     room: AtomicU64,
     room_class: AtomicU8,
     view: RwLock<Arc<View>>,
+    details: RwLock<Option<Arc<dyn Details>>>,
+}
+
+/// Who can tell of each replica of this node.
+pub trait Details: std::fmt::Debug + Send + Sync {
+    /// They, by their ranges' ids.
+    fn replicas(&self) -> Vec<RangeView>;
 }
 
 impl Vitals {
@@ -63,6 +72,7 @@ impl Vitals {
             room: AtomicU64::new(UNKNOWN_BYTES),
             room_class: AtomicU8::new(UNKNOWN),
             view: RwLock::new(Arc::default()),
+            details: RwLock::new(None),
         }
     }
 
@@ -215,9 +225,21 @@ impl Vitals {
         self.no_space.store(no_space, Ordering::Relaxed);
     }
 
-    /// What was published last.
+    /// What was published last, without replicas.
     pub fn view(&self) -> Arc<View> {
         self.view.read().clone()
+    }
+
+    /// The same with this node's replicas.
+    pub fn whole_view(&self) -> View {
+        let details = self.details.read().clone();
+        let replicas = details.map(|details| details.replicas()).unwrap_or_default();
+        View { replicas, ..self.view().as_ref().clone() }
+    }
+
+    /// Replaces who can tell of replicas.
+    pub fn publish_details(&self, details: Arc<dyn Details>) {
+        *self.details.write() = Some(details);
     }
 
     /// Replaces the view. Wanted on every change of nodes, alarms, leaders or descriptors, at most
@@ -257,7 +279,7 @@ pub struct View {
     pub divergences: Vec<Divergence>,
     /// Every range, as this node last heard; exact where the meta range has a replica.
     pub directory: Vec<Arc<RangeDescriptor>>,
-    /// This node's replicas.
+    /// This node's replicas, in a [`Vitals::whole_view`].
     pub replicas: Vec<RangeView>,
 }
 
