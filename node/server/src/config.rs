@@ -102,6 +102,10 @@ pub struct ServeArgs {
     /// Milliseconds without a leader's sign of life before an election
     #[arg(long, env = "HOLDFAST_ELECTION_MS", value_name = "MS", default_value_t = 1000)]
     pub election_ms: u64,
+    /// How long a node that sees no majority of the meta range keeps the connections of clients before it
+    /// ends them, so that they connect to others; 0s: always [default: 5 x --election-ms]
+    #[arg(long, env = "HOLDFAST_CUT_OFF_TIMEOUT", value_name = "TIME")]
+    pub cut_off_timeout: Option<HumanDuration>,
     /// Log kept on this node for nodes that are away shortly; beyond it they get a snapshot
     #[arg(long, env = "HOLDFAST_LOG_BUDGET", value_name = "SIZE", default_value = "1GiB")]
     pub log_budget: ByteSize,
@@ -202,6 +206,8 @@ pub struct Config {
     pub tick: Duration,
     /// Without a leader's sign of life.
     pub election: Duration,
+    /// Without a majority, until connections of clients are ended; zero is never.
+    pub cut_off_timeout: Duration,
     /// Bytes of log kept for nodes that are away.
     pub log_budget: u64,
     /// Bytes of live data above which a range is cut; 0 is never.
@@ -305,6 +311,7 @@ impl Config {
             split_keys: args.split_keys,
             tick: Duration::from_millis(args.tick_ms),
             election: Duration::from_millis(args.election_ms),
+            cut_off_timeout: cut_off_timeout(args.cut_off_timeout, args.election_ms)?,
             log_budget: args.log_budget.0,
             split_bytes: args.split_size.0,
             split_load: args.split_load,
@@ -353,6 +360,27 @@ fn check_times(tick_ms: u64, election_ms: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// So many times `--election-ms` after its loss, clients that require a sequencer are told.
+pub const LEADER_LOSS_ELECTIONS: u32 = 3;
+
+/// So many times `--election-ms` without a majority, clients are sent elsewhere unless told otherwise: longer
+/// than an election takes, also one that has to be repeated.
+const CUT_OFF_ELECTIONS: u32 = 5;
+
+fn cut_off_timeout(given: Option<HumanDuration>, election_ms: u64) -> Result<Duration, String> {
+    let election = Duration::from_millis(election_ms);
+    let least = LEADER_LOSS_ELECTIONS * election;
+    let time = given.map_or(CUT_OFF_ELECTIONS * election, |given| given.0);
+    if !time.is_zero() && time < least {
+        return Err(format!(
+            "--cut-off-timeout {} must be 0s (never) or at least {LEADER_LOSS_ELECTIONS} x --election-ms ({}): an election must not send clients away",
+            HumanDuration(time),
+            HumanDuration(least)
+        ));
+    }
+    Ok(time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_kept_for_longer_than_an_election() {
+        let time = |flags: &str| check(flags).unwrap().cut_off_timeout;
+        assert_eq!(time("--data d"), Duration::from_secs(5));
+        assert_eq!(time("--data d --election-ms 2000"), Duration::from_secs(10));
+        assert_eq!(time("--data d --cut-off-timeout 3s"), Duration::from_secs(3));
+        assert_eq!(time("--data d --cut-off-timeout 0s"), Duration::ZERO);
+    }
+
+    #[test]
     fn snapshots_keep_a_part_of_their_rate() {
         let rates = |flags: &str| {
             let SnapshotRates { most, least } = check(flags).unwrap().snapshot_rates;
@@ -413,6 +450,7 @@ mod tests {
             ("--data d --replicas 9", "at most 7"),
             ("--data d --replicas 9 --initial-cluster-state existing", "at most 7"),
             ("--data d --election-ms 200", "5 x --tick-ms"),
+            ("--data d --cut-off-timeout 2s", "3 x --election-ms"),
             ("--data d --client-listen 0.0.0.0:1", "--advertise-client"),
             ("--data d --client-listen nonsense", "--client-listen"),
             ("--data d --initial-cluster a=h:1,a=h:2", "twice"),

@@ -13,6 +13,7 @@ mod admin;
 mod check;
 mod cluster;
 mod convert;
+mod cut_off;
 mod error;
 mod front_end;
 mod grpc;
@@ -65,6 +66,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long a node is without a sequencer before streams that require one end.
     pub leader_loss_timeout: Duration,
+    /// How long a node is without a sequencer before it ends its clients' connections; zero: it keeps them.
+    pub cut_off_timeout: Duration,
     /// Time between progress notifications of an idle watch that asked for them.
     pub watch_progress_interval: Duration,
     /// How long open requests may take to finish once the node stops.
@@ -87,6 +90,7 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(5) + 2 * election,
             leader_loss_timeout: 3 * election,
+            cut_off_timeout: 5 * election,
             watch_progress_interval: Duration::from_mins(10),
             stop_timeout: Duration::from_secs(5),
             limits: Limits::default(),
@@ -144,6 +148,10 @@ impl Gateway {
 
     fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    fn cut_off_times(&self) -> cut_off::Times {
+        cut_off::Times { after: self.config().cut_off_timeout }
     }
 
     /// What answers plain HTTP.

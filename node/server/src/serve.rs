@@ -25,7 +25,7 @@ mod start;
 mod stores;
 
 use crate::cli::{Exit, Failure};
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, LEADER_LOSS_ELECTIONS, ServeArgs};
 use crate::gateway::backend::{Backend, Vitals};
 use crate::gateway::{self, Gateway, Handed};
 use crate::http::{self, Front};
@@ -200,7 +200,8 @@ impl Running {
             let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
             let gateway_config = gateway::Config {
                 request_timeout: Duration::from_secs(5) + 2 * config.election,
-                leader_loss_timeout: 3 * config.election,
+                leader_loss_timeout: LEADER_LOSS_ELECTIONS * config.election,
+                cut_off_timeout: config.cut_off_timeout,
                 stop_timeout: CLIENTS_GRACE,
                 client_tls: certificates.client.is_some(),
                 peer_tls: certificates.peer.is_some(),

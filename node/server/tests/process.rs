@@ -24,6 +24,9 @@ mod cluster;
 #[path = "process/copies.rs"]
 mod copies;
 
+#[path = "process/cut_off.rs"]
+mod cut_off;
+
 #[path = "process/faults.rs"]
 mod faults;
 

@@ -72,6 +72,14 @@ pub(super) fn status(error: Error) -> Status {
     }
 }
 
+/// This node has seen no majority for a while. Not etcd's word for it, at which client libraries end a watch
+/// instead of going on with it elsewhere.
+pub(super) fn cut_off() -> Status {
+    Status::unavailable(
+        "holdfast: this node sees no majority of the meta range: connect again to reach another one",
+    )
+}
+
 /// The store answered with something else than was asked for: a defect.
 pub(super) fn unexpected_answer() -> Status {
     Status::internal("holdfast: the store's answer does not fit the request")

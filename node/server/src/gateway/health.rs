@@ -2,7 +2,6 @@
 
 use super::Gateway;
 use super::backend::Backend;
-use super::grpc::Call;
 use super::streams::Ending;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,12 +27,12 @@ impl Gateway {
         }
     }
 
-    pub(super) fn health_watch(&self, call: Call, request: &HealthCheckRequest) -> HealthWatch {
+    pub(super) fn health_watch(&self, ending: Ending, request: &HealthCheckRequest) -> HealthWatch {
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         HealthWatch {
             backend: self.backend().clone(),
-            ending: self.inner.streams.ending(call),
+            ending,
             known: request.service.is_empty(),
             told: None,
             interval,

@@ -106,11 +106,12 @@ impl Gateway {
     pub(super) fn lease_keep_alive(
         &self,
         call: Call,
+        ending: Ending,
         inbound: Inbound<pb::LeaseKeepAliveRequest>,
     ) -> Result<KeepAlive, Status> {
         self.require_leader(call)?;
         Ok(KeepAlive {
-            ending: self.inner.streams.ending(call),
+            ending,
             call,
             gateway: self.clone(),
             inbound,

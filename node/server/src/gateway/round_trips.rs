@@ -30,9 +30,13 @@ struct Server {
 }
 
 async fn server() -> Server {
+    server_with(Config::default()).await
+}
+
+async fn server_with(config: Config) -> Server {
     let backend = fake::start();
     let endpoints = Endpoints::new(backend.clone(), || "up 1\n".to_owned());
-    let gateway = Gateway::new(backend, Config::default(), endpoints);
+    let gateway = Gateway::new(backend, config, endpoints);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
@@ -274,4 +278,42 @@ async fn plain_http_is_served_on_the_same_port() {
     assert!(ready.contains("[-]linearizable_read failed"), "{ready}");
     let health = get(server.address, "/health").await;
     assert!(health.ends_with("{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}"), "{health}");
+}
+
+/// A connection over HTTP/1.1 that stays open after its one answer.
+async fn stay(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("listens");
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        answer.push(stream.read_u8().await.expect("answered"));
+    }
+    stream
+}
+
+#[tokio::test]
+async fn a_node_that_is_cut_off_ends_connections_and_their_streams() {
+    let after = Duration::from_millis(400);
+    let server = server_with(Config { cut_off_timeout: after, ..Config::default() }).await;
+    let mut watches = WatchClient::new(server.channel.clone());
+    let (requests, outbound) = tokio::sync::mpsc::channel(8);
+    requests.send(create("a")).await.expect("open");
+    let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
+    let mut inbound = watches.watch(outbound).await.expect("watch").into_inner();
+    assert!(inbound.next().await.expect("open").expect("created").created);
+    let mut plain = stay(server.address).await;
+
+    server.gateway.backend().vitals().set_has_leader(false);
+    let status = inbound.next().await.expect("an end").expect_err("cut off");
+    assert_eq!(status.code(), Code::Unavailable);
+    // Not etcd's "no leader", at which its clients give a watch up.
+    assert!(status.message().starts_with("holdfast: this node sees no majority"), "{status}");
+    assert_eq!(plain.read(&mut [0]).await.expect("closed in order"), 0);
+
+    // Who comes again is answered, and kept for a while.
+    KvClient::new(server.channel).put(put("a", "1")).await.expect("connects again");
+    let opened = std::time::Instant::now();
+    let mut plain = stay(server.address).await;
+    assert_eq!(plain.read(&mut [0]).await.expect("closed in order"), 0);
+    assert!(opened.elapsed() >= 2 * after, "{:?}", opened.elapsed());
 }

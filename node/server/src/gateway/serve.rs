@@ -86,12 +86,21 @@ pub async fn serve(
                         if stream.set_nodelay(true).is_err() {
                             return;
                         }
-                        let service = move |request| gateway.clone().answer(request);
+                        let leaving = CancellationToken::new();
+                        let (serving, told) = (gateway.clone(), leaving.clone());
+                        let service = move |request| serving.clone().answer(request, told.clone());
+                        let end = async {
+                            tokio::select! {
+                                () = stopping.cancelled() => {}
+                                () = gateway.inner.streams.cut_off(gateway.cut_off_times()) => {}
+                            }
+                            leaving
+                        };
                         let Some(tls) = tls else {
-                            return connection(&builder, stream, service, stopping).await;
+                            return connection(&builder, stream, service, end).await;
                         };
                         if let Some(stream) = encrypt(&tls, stream, &stopping).await {
-                            connection(&builder, stream, service, stopping).await;
+                            connection(&builder, stream, service, end).await;
                         }
                     });
                 }
@@ -158,7 +167,11 @@ pub async fn serve_admin(
                 let _place = place;
                 let service = move |request| gateway.clone().answer_admin(request);
                 if let Some(stream) = encrypt(&tls, stream, &stopping).await {
-                    connection(&builder, stream, service, stopping).await;
+                    let end = async {
+                        stopping.cancelled().await;
+                        CancellationToken::new()
+                    };
+                    connection(&builder, stream, service, end).await;
                 }
             });
         }
@@ -194,11 +207,13 @@ async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// Serves one connection, until its client ends it or `end` resolves to what its streams are told by. Then
+/// the client is told to go elsewhere, open requests are answered, and the streams end.
 async fn connection<S, F>(
     builder: &auto::Builder<TokioExecutor>,
     stream: S,
     service: impl Fn(HttpRequest) -> F + Send,
-    stopping: CancellationToken,
+    end: impl Future<Output = CancellationToken>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -210,8 +225,10 @@ async fn connection<S, F>(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
-        () = stopping.cancelled() => {
+        leaving = end => {
+            // Before the streams end: what a client opens instead of them must not come here.
             connection.as_mut().graceful_shutdown();
+            leaving.cancel();
             connection.await
         }
     };
@@ -240,7 +257,8 @@ macro_rules! unary {
 }
 
 impl Gateway {
-    async fn answer(self, mut request: HttpRequest) -> Response<Body> {
+    /// `leaving` tells the streams of the connection to end.
+    async fn answer(self, mut request: HttpRequest, leaving: CancellationToken) -> Response<Body> {
         if !is_grpc(&request) {
             return Box::pin(self.endpoints().answer(
                 request.method(),
@@ -255,22 +273,30 @@ impl Gateway {
             "/etcdserverpb.KV/Txn" => unary!(self.txn, request),
             "/etcdserverpb.KV/DeleteRange" => unary!(self.delete_range, request),
             // Boxed, so that the futures of the calls above stay small.
-            _ => Box::pin(self.answer_rare(request)).await,
+            _ => Box::pin(self.answer_rare(request, leaving)).await,
         }
     }
 
-    async fn answer_rare(self, mut request: HttpRequest) -> Response<Body> {
+    async fn answer_rare(
+        self,
+        mut request: HttpRequest,
+        leaving: CancellationToken,
+    ) -> Response<Body> {
         let call = Call::from_headers(request.headers(), self.config().request_timeout);
         match request.uri().path() {
             "/etcdserverpb.KV/Compact" => unary!(self.compact, request),
             "/etcdserverpb.Watch/Watch" => {
-                streams::both_ways(request, move |inbound| self.watch(call, inbound)).await
+                let ending = self.inner.streams.ending(call, leaving);
+                streams::both_ways(request, move |inbound| self.watch(call, ending, inbound)).await
             }
             "/etcdserverpb.Lease/LeaseGrant" => unary!(self.lease_grant, request),
             "/etcdserverpb.Lease/LeaseRevoke" => unary!(self.lease_revoke, request),
             "/etcdserverpb.Lease/LeaseKeepAlive" => {
-                streams::both_ways(request, move |inbound| self.lease_keep_alive(call, inbound))
-                    .await
+                let ending = self.inner.streams.ending(call, leaving);
+                streams::both_ways(request, move |inbound| {
+                    self.lease_keep_alive(call, ending, inbound)
+                })
+                .await
             }
             "/etcdserverpb.Lease/LeaseTimeToLive" => unary!(self.lease_time_to_live, request),
             "/etcdserverpb.Lease/LeaseLeases" => unary!(self.lease_leases, request),
@@ -295,7 +321,8 @@ impl Gateway {
                 grpc::reply(message.and_then(|message| self.health_check(&message)))
             }
             "/grpc.health.v1.Health/Watch" => {
-                streams::answers(request, move |message| Ok(self.health_watch(call, &message)))
+                let ending = self.inner.streams.ending(call, leaving);
+                streams::answers(request, move |message| Ok(self.health_watch(ending, &message)))
                     .await
             }
             path if path.starts_with(ADMIN) => self.answer_admin(request).await,

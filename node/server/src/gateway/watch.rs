@@ -8,11 +8,11 @@ mod fragment;
 mod session;
 
 use super::Gateway;
+use super::cut_off::jitter;
 use super::grpc::Call;
 use super::streams::{Ending, Inbound};
 use holdfast_proto::etcdserverpb as pb;
 use session::Session;
-use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,26 +24,20 @@ impl Gateway {
     pub(super) fn watch(
         &self,
         call: Call,
+        ending: Ending,
         inbound: Inbound<pb::WatchRequest>,
     ) -> Result<WatchStream, Status> {
         self.require_leader(call)?;
         let period = with_jitter(self.config().watch_progress_interval);
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(WatchStream {
-            session: Session::new(self.clone()),
-            inbound,
-            progress,
-            ending: self.inner.streams.ending(call),
-        })
+        Ok(WatchStream { session: Session::new(self.clone()), inbound, progress, ending })
     }
 }
 
 /// A little longer than `interval`, so that watches opened together do not all speak at once.
 fn with_jitter(interval: Duration) -> Duration {
-    let tenth = interval / 10;
-    let part = u32::try_from(RandomState::new().hash_one(0_u8) % 1000).expect("below 1000");
-    interval + tenth * part / 1000
+    interval + jitter(interval / 10)
 }
 
 /// One client's watches.

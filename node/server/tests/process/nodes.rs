@@ -93,8 +93,13 @@ impl Nodes {
 
     /// Asks a node to stop.
     pub(crate) fn ask_to_stop(&self, node: usize) {
+        self.signal(node, Signal::SIGTERM);
+    }
+
+    /// Sends a signal to a node.
+    pub(crate) fn signal(&self, node: usize, signal: Signal) {
         let child = self.running[node - 1].as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
     }
 
     /// Waits until a node that was asked to stop has done so.
