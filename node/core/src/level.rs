@@ -8,7 +8,8 @@
 //!
 //! Invariants: what is newer than the cluster's level is neither sent nor proposed; the cluster's level
 //! is raised only when every node that is not gone for good is connected and has said that it knows
-//! that much, and never goes back: who is older than that stops at the log's word for it.
+//! that much, and never goes back: who is older than that would stop at the log's word for it, so nodes of
+//! the cluster do not talk to it, nor let it join.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,6 +29,25 @@ impl Level {
     pub const SHAPING: Self = Self(2);
     /// What this build understands.
     pub const NEWEST: Self = Self::SHAPING;
+
+    /// Why a node that understands `node` must not take part in a cluster of this level, if there is a
+    /// reason; `who` stands for it. Of one that nothing was heard of nothing is guessed.
+    pub fn objection(self, who: &str, node: Self) -> Option<String> {
+        (node != Self::UNKNOWN && node < self).then(|| {
+            format!(
+                "the cluster has gone over to {self} for good, and {who} runs an older version, which \
+                 knows {node} only and would stop: start {who} with the version of the other nodes"
+            )
+        })
+    }
+
+    /// Fails if this build does not understand all that a cluster of this level says.
+    ///
+    /// # Errors
+    /// Which level is needed, and what to do.
+    pub fn check_known(self) -> Result<(), String> {
+        self.objection("this node", Self::NEWEST).map_or(Ok(()), Err)
+    }
 }
 
 /// That of a cluster whose log says nothing of it.
@@ -40,5 +60,28 @@ impl Default for Level {
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "level {}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_known_to_be_older_is_refused() {
+        assert_eq!(Level::SHAPING.objection("n4", Level::SHAPING), None);
+        assert_eq!(Level::SHAPING.objection("n4", Level(3)), None);
+        assert_eq!(Level::SHAPING.objection("n4", Level::UNKNOWN), None);
+        assert_eq!(Level::default().objection("n4", Level::FIRST), None);
+        let reason = Level::SHAPING.objection("n4", Level::FIRST).expect("it would stop");
+        assert!(reason.contains("level 2") && reason.contains("level 1 only"), "{reason}");
+        assert!(reason.ends_with("start n4 with the version of the other nodes"), "{reason}");
+    }
+
+    #[test]
+    fn a_build_knows_its_own_level_and_none_above() {
+        assert_eq!(Level::NEWEST.check_known(), Ok(()));
+        let reason = Level(Level::NEWEST.0 + 1).check_known().expect_err("of a later build");
+        assert!(reason.contains("this node runs an older version"), "{reason}");
     }
 }

@@ -178,7 +178,10 @@ impl MetaState {
                 Some(b'W') => {
                     state.wanted.insert(RangeId(id(key)?), read::<u64>(value)? as usize);
                 }
-                Some(&level::ROW) => state.level = read(value)?,
+                Some(&level::ROW) => {
+                    state.level = read(value)?;
+                    state.level.check_known()?;
+                }
                 Some(&automatic::ROW) => state.automatic.load(RangeId(id(key)?)),
                 _ if state.merges.load(key, value)? => {}
                 // Also rows that every range has (descriptor, dedup, position).

@@ -227,6 +227,7 @@ impl Running {
         let (hand_over, handed) = Handed::channel();
         let settings = Settings {
             tls: certificates.peer.clone(),
+            least: node.level(),
             snapshot_rates: config.snapshot_rates,
             standings,
             on_http2: Box::new(move |stream, seen| hand_over.take(stream, seen)),

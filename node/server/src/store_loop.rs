@@ -622,6 +622,7 @@ impl StoreLoop {
         publish::tell_divergences(&mut self.divergences, &status);
         publish::tell_planned(&mut self.planned, &status);
         publish::tell_nodes(&mut self.node_states, &status);
+        self.transport.require(self.node.level());
         for node in &status.nodes {
             if node.state == NodeState::Tombstoned {
                 self.transport.refuse(node.id);

@@ -14,6 +14,8 @@ mod frame;
 
 mod hello;
 
+mod least;
+
 mod link;
 
 mod listener;
@@ -42,6 +44,7 @@ use hello::{Hello, Purpose};
 use holdfast_core::ids::NodeId;
 use holdfast_core::level::Level;
 use holdfast_core::message::{InternalReply, Message, MetaRequest};
+use least::Least;
 use link::Link;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +107,8 @@ pub type OnHttp2 = dyn Fn(TcpStream, Vec<u8>) + Send + Sync;
 pub struct Settings {
     /// Encrypts every connection, and lets only nodes with a trusted certificate in.
     pub tls: PeerTls,
+    /// What peers must understand; see [`Transport::require`].
+    pub least: Level,
     /// Snapshot bytes a second, sent and received.
     pub snapshot_rates: SnapshotRates,
     /// Answers nodes that want to form the cluster.
@@ -123,6 +128,7 @@ struct Shared {
     local: Arc<Local>,
     events: Arc<dyn PeerEvents>,
     tls: PeerTls,
+    least: Arc<Least>,
     standings: Box<Standings>,
     on_http2: Box<OnHttp2>,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
@@ -145,12 +151,13 @@ impl Transport {
         settings: Settings,
         events: Arc<dyn PeerEvents>,
     ) -> io::Result<Self> {
-        let Settings { tls, snapshot_rates, standings, on_http2 } = settings;
+        let Settings { tls, least, snapshot_rates, standings, on_http2 } = settings;
         let listen_address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             local: Arc::new(local),
             events,
             tls,
+            least: Arc::new(Least::new(least)),
             standings,
             on_http2,
             links: Mutex::default(),
@@ -176,6 +183,15 @@ impl Transport {
     pub fn peers(&self) -> Vec<(NodeId, String)> {
         let links = self.shared.links.lock();
         links.iter().map(|(peer, link)| (*peer, link.address())).collect()
+    }
+
+    /// Talks from now on only with nodes that understand this, and lets no others join.
+    pub fn require(&self, level: Level) {
+        if self.shared.least.raise(level) {
+            for link in self.shared.links.lock().values() {
+                link.check_level();
+            }
+        }
     }
 
     /// Takes no new connection of a node any more: it was removed from the cluster for good.
@@ -217,7 +233,10 @@ impl Transport {
         let stream = PeerStream::dial(&link.address(), self.shared.tls.as_deref())?;
         let purpose = Purpose::Snapshot;
         let hello = Hello { to: Some(peer), purpose, ..self.shared.local.hello() };
-        hello::greet(&stream, &hello)?;
+        let agreed = hello::greet(&stream, &hello)?;
+        if let Some(reason) = self.shared.least.objection(&peer.to_string(), agreed.level) {
+            return Err(io::Error::other(reason));
+        }
         SnapshotSender::new(stream, Arc::clone(&self.shared.pacer))
     }
 
@@ -246,7 +265,8 @@ impl Shared {
         let mut links = self.links.lock();
         let link = links.entry(peer).or_insert_with(|| {
             let (local, events) = (Arc::clone(&self.local), Arc::clone(&self.events));
-            Link::start(peer, address.to_owned(), local, self.tls.clone(), events)
+            let (tls, least) = (self.tls.clone(), Arc::clone(&self.least));
+            Link::start(peer, address.to_owned(), local, (tls, least), events)
         });
         if self.is_stopped() {
             link.stop();

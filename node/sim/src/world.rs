@@ -107,6 +107,11 @@ impl Options {
             verbose: false,
         }
     }
+
+    /// What a node says that it understands.
+    pub(crate) fn level_of(&self, node: NodeId) -> Level {
+        self.older.get(&node).copied().unwrap_or(Level::NEWEST)
+    }
 }
 
 /// Something due at a time.
@@ -481,7 +486,7 @@ impl World {
             }
             NodeEvent::Connected { peer, session } => {
                 self.sim(node).sessions.insert(peer, session);
-                let level = self.options.older.get(&peer).copied().unwrap_or(Level::NEWEST);
+                let level = self.options.level_of(peer);
                 self.step(node, Input::PeerConnected { peer, level });
             }
             NodeEvent::Lost { peer, refused } => {

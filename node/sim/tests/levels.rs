@@ -86,5 +86,17 @@ fn nothing_new_is_in_the_log_before_every_node_knows_it() {
         let facts = Facts { domain: domain.to_owned(), room };
         assert_eq!(status.facts, [(NodeId(2), facts)]);
     }
+
+    // Put back to the older version it would stop, and is talked to no more.
+    world.options.older.insert(OLDER, Level::FIRST);
+    world.crash(OLDER, false);
+    world.run(3_000);
+    world.restart(OLDER, 10);
+    world.run(5_000);
+    load(&mut world, 1);
+    assert_eq!(world.status(OLDER).expect("it runs").reachable, [OLDER]);
+    world.options.older.clear();
+    world.run(5_000);
+    assert_eq!(world.status(OLDER).expect("it runs").reachable.len(), 3);
     assert!(world.checks.violation().is_none(), "{:?}", world.checks.violation());
 }

@@ -29,6 +29,12 @@ impl Node {
         }
     }
 
+    /// What every node of the cluster understands, as far as this one knows: who does not must not be
+    /// talked to.
+    pub fn level(&self) -> Level {
+        self.meta.level()
+    }
+
     /// What a node understands, as far as it is connected.
     pub(super) fn level_of(&self, node: NodeId) -> Level {
         if node == self.config.node {

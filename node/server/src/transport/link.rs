@@ -9,10 +9,12 @@
 //! Invariants: a session is up while both connections stand; whichever breaks takes the other with
 //! it, so that both sides see the end and the streams inside start anew together. Messages are sent
 //! and delivered only within a session, in order. The queue is bounded: above the first bound what
-//! Raft repeats by itself is dropped, above the second the session ends.
+//! Raft repeats by itself is dropped, above the second the session ends. No session is with a peer that would
+//! not understand what is said in the cluster.
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuilder, FrameReader, decode_messages};
 use super::hello::{self, Agreed, Hello};
+use super::least::Least;
 use super::stream::{PeerStream, PeerTls, Wrote};
 use super::{Local, PeerEvents};
 use holdfast_core::error::Error;
@@ -40,7 +42,7 @@ const FRAME_BYTES_SOFT: usize = 1 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// Wait after a peer said that it does not want to hear of this node.
+/// Wait after one of the two said that it does not want to hear of the other.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(5);
 
 /// After so many sessions in a row that broke within [`SHORT_SESSION`] something is wrong that
@@ -59,6 +61,7 @@ pub(super) struct Link {
     peer: NodeId,
     local: Arc<Local>,
     tls: PeerTls,
+    least: Arc<Least>,
     events: Arc<dyn PeerEvents>,
     state: Mutex<State>,
     changed: Condvar,
@@ -118,7 +121,7 @@ impl Link {
         peer: NodeId,
         address: String,
         local: Arc<Local>,
-        tls: PeerTls,
+        (tls, least): (PeerTls, Arc<Least>),
         events: Arc<dyn PeerEvents>,
     ) -> Arc<Self> {
         let state = State { address, ..State::default() };
@@ -126,6 +129,7 @@ impl Link {
             peer,
             local,
             tls,
+            least,
             events,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -156,6 +160,16 @@ impl Link {
         let mut state = self.state.lock();
         state.stopped = true;
         self.end_session(&mut state);
+    }
+
+    /// More is asked of peers: ends a session with one that does not have it.
+    pub(super) fn check_level(&self) {
+        let mut state = self.state.lock();
+        let Some(level) = state.out.as_ref().map(|out| out.level) else { return };
+        if let Some(reason) = self.least.objection(&self.peer.to_string(), level) {
+            warn!(peer = %self.peer, "disconnecting from peer: {reason}");
+            self.end_session(&mut state);
+        }
     }
 
     /// Bytes that wait for the peer.
@@ -236,6 +250,8 @@ impl Link {
                         }
                         if error.kind() == io::ErrorKind::PermissionDenied && text != last_error {
                             warn!(peer = %self.peer, address, "peer refuses this node: {text}");
+                        } else if error.kind() == io::ErrorKind::Unsupported && text != last_error {
+                            warn!(peer = %self.peer, address, "this node refuses peer: {text}");
                         } else if error.kind() == io::ErrorKind::InvalidData && text != last_error {
                             // Not the protocol, or not a certificate, that either side wants.
                             warn!(peer = %self.peer, address, "cannot talk to peer: {text}");
@@ -243,7 +259,7 @@ impl Link {
                             debug!(peer = %self.peer, address, "cannot connect: {text}");
                         }
                         last_error = text;
-                        if error.kind() == io::ErrorKind::PermissionDenied {
+                        if is_refusal(error.kind()) {
                             backoff = BACKOFF_REFUSED;
                         }
                         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
@@ -311,6 +327,9 @@ impl Link {
             return Ok(());
         }
         let Agreed { incarnation, level, .. } = agreed;
+        if let Some(reason) = self.least.objection(&self.peer.to_string(), level) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        }
         state.out = Some(Outgoing { stream: Arc::new(stream), incarnation, level });
         self.pair_up(&mut state);
         Ok(())
@@ -454,6 +473,11 @@ impl Link {
         }
         self.changed.notify_all();
     }
+}
+
+/// Does either side not want to talk to the other?
+fn is_refusal(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }
 
 /// True for messages that may get lost at any time: their sender repeats them by itself.

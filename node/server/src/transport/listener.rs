@@ -8,6 +8,7 @@ use super::snapshot::SnapshotReceiver;
 use super::stream::{Accepted, PeerStream};
 use super::{Shared, spawn};
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -140,7 +141,18 @@ fn objection(hello: &Hello, shared: &Shared) -> Option<String> {
     if let Some(reason) = hello.objection(local.cluster, local.node) {
         return Some(reason);
     }
-    if matches!(hello.purpose, Purpose::Ask | Purpose::Form | Purpose::Report) {
+    // What other nodes say of themselves is nothing that an older one would stop at.
+    if matches!(hello.purpose, Purpose::Form | Purpose::Report) {
+        return None;
+    }
+    let who = match hello.node {
+        NodeId(0) => "the node that asks".to_owned(),
+        node => node.to_string(),
+    };
+    if let Some(reason) = shared.least.objection(&who, Level(hello.version)) {
+        return Some(reason);
+    }
+    if hello.purpose == Purpose::Ask {
         return None;
     }
     if hello.node == NodeId(0) || hello.node == local.node {

@@ -1,5 +1,7 @@
 //! Two or more transports on loopback sockets.
 
+mod levels;
+
 use super::*;
 use crate::tls::tests::{Authority, files};
 use crate::tls::{Side, Tls};
@@ -8,6 +10,9 @@ use holdfast_core::ids::{RangeId, ReplicaId};
 use holdfast_core::level::Level;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
+
+/// A node of an older version.
+const OLDER: NodeId = NodeId(9);
 
 #[derive(Debug, PartialEq)]
 enum Seen {
@@ -28,7 +33,7 @@ impl Recorder {
 
 impl PeerEvents for Recorder {
     fn connected(&self, peer: NodeId, _session: u64, level: Level) {
-        assert_eq!(level, Level::NEWEST);
+        assert_eq!(level, if peer == OLDER { Level::FIRST } else { Level::NEWEST });
         self.see(Seen::Connected(peer));
     }
 
@@ -93,6 +98,7 @@ impl Peer {
         let events = Arc::new(Recorder(Mutex::new(sender)));
         let settings = Settings {
             tls,
+            least: Level::default(),
             snapshot_rates: SnapshotRates { most: 1 << 30, least: 1 << 30 },
             standings: Box::new(|_| Standing::Formed { nonce: Some(5), plan: 6 }),
             on_http2: Box::new(|_, _| {}),

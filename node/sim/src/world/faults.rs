@@ -7,9 +7,11 @@ use holdfast_core::command::Decision;
 use holdfast_core::effects::Millis;
 use holdfast_core::group::{decode_raft, encode_raft};
 use holdfast_core::ids::NodeId;
+use holdfast_core::level::Level;
 use holdfast_core::message::{
     self, InternalReply, Message, Outcome, RangeRequest, RoutedRequest, SequencerReply,
 };
+use holdfast_core::node::Node;
 use raft::eraftpb::MessageType;
 use rand::Rng;
 
@@ -136,7 +138,8 @@ impl World {
             return;
         }
         let open = self.network.is_open(a, b) && self.network.is_open(b, a);
-        if !open || one.paused || other.paused {
+        let refused = self.refuses(a, b) || self.refuses(b, a);
+        if !open || refused || one.paused || other.paused {
             self.schedule(RECONNECT_MS, Event::Connect(a, b));
             return;
         }
@@ -148,6 +151,12 @@ impl World {
             let event = NodeEvent::Connected { peer, session };
             self.schedule_at(at, Event::Node(node, life, event));
         }
+    }
+
+    /// Does a node refuse another one, which would stop at what it says?
+    fn refuses(&self, node: NodeId, peer: NodeId) -> bool {
+        let level = self.nodes[&node].core.as_ref().map_or(Level::UNKNOWN, Node::level);
+        level.objection("it", self.options.level_of(peer)).is_some()
     }
 
     /// Breaks the session between two nodes, if there is one.
