@@ -36,6 +36,9 @@ mod front_end;
 #[path = "process/history.rs"]
 mod history;
 
+#[path = "process/levels.rs"]
+mod levels;
+
 #[path = "process/lifecycle.rs"]
 mod lifecycle;
 

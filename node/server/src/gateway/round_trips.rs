@@ -304,7 +304,8 @@ async fn a_node_that_is_cut_off_ends_connections_and_their_streams() {
     let mut plain = stay(server.address).await;
 
     server.gateway.backend().vitals().set_has_leader(false);
-    let status = inbound.next().await.expect("an end").expect_err("cut off");
+    let news = tokio::time::timeout(Duration::from_secs(20), inbound.next());
+    let status = news.await.expect("in time").expect("an end").expect_err("cut off");
     assert_eq!(status.code(), Code::Unavailable);
     // Not etcd's "no leader", at which its clients give a watch up.
     assert!(status.message().starts_with("holdfast: this node sees no majority"), "{status}");

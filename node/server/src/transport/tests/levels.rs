@@ -68,7 +68,9 @@ fn an_older_node_that_is_dialled_is_not_talked_to() {
     assert_eq!(io::Read::read(&mut &stream, &mut [0]).unwrap(), 0, "it hangs up");
     // Nor is it sent a snapshot.
     let answering = std::thread::spawn(move || taken(&listener));
-    let refused = one.transport.open_snapshot(OLDER).err().expect("it would not understand");
+    let Err(refused) = one.transport.open_snapshot(OLDER) else {
+        panic!("it would not understand");
+    };
     assert!(refused.to_string().contains("n9 runs an older version"), "{refused}");
     answering.join().unwrap();
     assert!(one.seen.try_recv().is_err());
