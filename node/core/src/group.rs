@@ -409,6 +409,12 @@ impl Group {
         !self.members().voters_outgoing.is_empty()
     }
 
+    /// Does this replica's vote count, in one of the halves if a change is not over?
+    pub fn is_voter(&self, replica: ReplicaId) -> bool {
+        let members = self.members();
+        members.voters.contains(&replica.0) || members.voters_outgoing.contains(&replica.0)
+    }
+
     /// Does this replica count, or will it, or did it until a change that is not over?
     pub fn is_member(&self, replica: ReplicaId) -> bool {
         let members = self.members();

@@ -27,8 +27,10 @@ impl Level {
     /// Merges, cuts that nobody asked for, changes of ranks, reports of loads, placement policies, and what
     /// nodes say of their disks and failure domains.
     pub const SHAPING: Self = Self(2);
+    /// Voters of the meta range that change places with replicas that do not count.
+    pub const VOTERS: Self = Self(3);
     /// What this build understands.
-    pub const NEWEST: Self = Self::SHAPING;
+    pub const NEWEST: Self = Self::VOTERS;
 
     /// Why a node that understands `node` must not take part in a cluster of this level, if there is a
     /// reason; `who` stands for it. Of one that nothing was heard of nothing is guessed.

@@ -265,6 +265,16 @@ pub enum RangeRequest {
     },
     /// How much does the range hold and do? Answered without waking it up.
     Weigh,
+    /// Make a learner count in place of a voter, which stays as a learner. With
+    /// [`Level::VOTERS`](crate::level::Level::VOTERS).
+    SwapVoters {
+        /// The learner's node.
+        add: NodeId,
+        /// The voter's node.
+        remove: NodeId,
+        /// The descriptor generation this was decided on.
+        generation: u64,
+    },
 }
 
 /// What a transaction wants to know of a range that it locks.

@@ -63,7 +63,8 @@ pub enum Problem {
         /// On this node.
         node: NodeId,
     },
-    /// Copies of a range share a failure domain, and another one, that could, has none.
+    /// Copies of a range (of the meta range: voters) share a failure domain, and another one, that could,
+    /// has too few.
     Domain {
         /// The range.
         range: RangeId,
@@ -71,7 +72,7 @@ pub enum Problem {
         domain: String,
         /// Copies there.
         copies: usize,
-        /// A node that has no copy of it, somewhere else, and could have one.
+        /// A node that has no copy of it (or does not count), somewhere else, and could have one.
         node: NodeId,
     },
     /// A range has keys of a placement policy, and others.
@@ -125,10 +126,13 @@ impl fmt::Display for Problem {
             Self::Copying { range, node } => {
                 write!(f, "a copy of {range} on {node} is being made")
             }
-            Self::Domain { range, domain, copies, node } => write!(
-                f,
-                "{range} has {copies} copies in the failure domain {domain}, and {node} could have one of them"
-            ),
+            Self::Domain { range, domain, copies, node } => {
+                let what = if *range == META_RANGE { "voters" } else { "copies" };
+                write!(
+                    f,
+                    "{range} has {copies} {what} in the failure domain {domain}, and {node} could have one of them"
+                )
+            }
             Self::Bound { range, prefix } => {
                 write!(f, "{range} has keys under {} and others", printable(prefix))
             }
@@ -207,9 +211,7 @@ fn check_range(
             problems.push(Problem::Copying { range: id, node });
         }
     }
-    if id != META_RANGE {
-        problems.extend(crowded(directory, range));
-    }
+    problems.extend(crowded(directory, range));
     if !directory.leaders.contains_key(&id) {
         problems.push(Problem::NoLeader { range: id });
     }
@@ -249,11 +251,16 @@ fn crowded(directory: &Directory<'_>, range: &RangeDescriptor) -> Option<Problem
         }
     }
     let (copies, domain) = counts.iter().map(|(domain, copies)| (*copies, domain)).max()?;
+    // Of the meta range every node has a copy; it is those that count which are spread.
+    let has = |node| match range.replica_on(node) {
+        Some(replica) => range.id != META_RANGE || replica.kind == ReplicaKind::Voter,
+        None => false,
+    };
     let could = |node: &&NodeRecord| {
         let Facts { domain, room } = facts(node.id);
         node.state == NodeState::Up
             && room != Room::Little
-            && range.replica_on(node.id).is_none()
+            && !has(node.id)
             && counts.get(&domain).copied().unwrap_or(0) + 1 < copies
     };
     let node = directory.nodes.iter().find(could)?.id;
@@ -430,6 +437,31 @@ mod tests {
             bench.facts.get_mut(&node).expect("known").room = Room::Little;
         }
         assert_eq!(said(&bench), Vec::<String>::new());
+    }
+
+    #[test]
+    fn voters_of_the_meta_range_that_share_a_failure_domain_in_vain_are_a_problem() {
+        let mut bench = bench();
+        for replica in &mut bench.ranges[0].replicas[3..] {
+            replica.kind = ReplicaKind::Learner;
+        }
+        let says = |(node, domain): (u64, &str)| {
+            (NodeId(node), Facts { domain: domain.to_owned(), room: Room::Plenty })
+        };
+        bench.ranges.truncate(1);
+        let of_meta = |bench: &Bench| {
+            let mut said = said(bench);
+            said.retain(|line| line.starts_with("r1 "));
+            said
+        };
+        assert_eq!(of_meta(&bench), Vec::<String>::new(), "all fail alone");
+        bench.facts = [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "b")].map(says).into();
+        let all_in_a = "r1 has 3 voters in the failure domain a, and n5 could have one of them";
+        assert_eq!(of_meta(&bench), [all_in_a]);
+        bench.facts.get_mut(&NodeId(5)).expect("known").room = Room::Little;
+        assert_eq!(of_meta(&bench), Vec::<String>::new(), "it cannot");
+        bench.facts = [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "b")].map(says).into();
+        assert_eq!(of_meta(&bench), Vec::<String>::new(), "two of three are as bad there");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   Survey (nodes, ranges) ─► for each range the next step ─► if there is none at all: one that spreads
-//!                              gone · moved · too few · too many        domains first, then numbers
+//!                              gone · moved · too few · too many        domains first, then numbers;
+//!                                                                       voters of the meta range before all
 //! ```
 //!
 //! Nothing is remembered between two plans, so whoever plans next goes on where the last one stopped.
@@ -13,12 +14,13 @@
 //! undoes the step before it; a new copy goes to a failure domain with more copies than another only if
 //! no node there has room; nothing is spread while anything is missing or on its way.
 
-use crate::bootstrap::meta_voters;
 use crate::descriptor::{Facts, NodeState, RangeDescriptor, ReplicaDescriptor, ReplicaKind, Room};
 use crate::ids::{META_RANGE, NodeId, RangeId};
 use crate::meta::Move;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+mod directory;
 
 /// Steps in one plan.
 const STEPS_MAX: usize = 32;
@@ -78,6 +80,8 @@ pub struct Survey<'a> {
     pub copies_max: usize,
     /// Also look for copies that would be better off elsewhere, which costs more than all the rest.
     pub spread: bool,
+    /// Every node knows that voters of the meta range may become learners.
+    pub swaps: bool,
 }
 
 /// What to ask a range for.
@@ -89,6 +93,8 @@ pub struct Step {
     pub add: Option<NodeId>,
     /// The copy on this node goes, in the same change if one is added.
     pub remove: Option<NodeId>,
+    /// Both have a copy, and keep it: the one to add counts from now on, and the one to remove no more.
+    pub swap: bool,
     /// Of the descriptor that this was decided on.
     pub generation: u64,
     /// For people.
@@ -97,7 +103,7 @@ pub struct Step {
 
 impl Step {
     fn of(range: &RangeDescriptor, add: Option<NodeId>, remove: Option<NodeId>, why: Why) -> Self {
-        Self { range: range.id, add, remove, generation: range.generation, why }
+        Self { range: range.id, add, remove, swap: false, generation: range.generation, why }
     }
 }
 
@@ -105,6 +111,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { range, add, remove, why, .. } = self;
         match (add, remove) {
+            (Some(add), Some(remove)) if self.swap => {
+                write!(f, "{range}: {add} votes in place of {remove}: {why}")
+            }
             (Some(add), Some(remove)) => write!(f, "{range}: from {remove} to {add}: {why}"),
             (Some(add), None) => write!(f, "{range}: one more copy, on {add}: {why}"),
             (None, Some(remove)) => write!(f, "{range}: not on {remove} any more: {why}"),
@@ -141,6 +150,13 @@ pub enum Why {
         /// To that one.
         to: String,
     },
+    /// Failure domains have fewer voters of the meta range in common then.
+    Voters {
+        /// In this one there is one less.
+        from: String,
+        /// In that one there is one more.
+        to: String,
+    },
     /// The numbers of copies on nodes become more even.
     Even {
         /// Copies where it goes.
@@ -172,6 +188,7 @@ impl fmt::Display for Why {
             Self::Domains { from, to } => {
                 write!(f, "{from} has more of its copies than {to}")
             }
+            Self::Voters { from, to } => write!(f, "{from} has more of its voters than {to}"),
             Self::Even { from, to } => write!(f, "{from} copies there and {to} here"),
             Self::Unneeded => write!(f, "nothing needs the copy that was begun"),
             Self::Directory => write!(f, "every node has a copy of the directory"),
@@ -573,55 +590,6 @@ impl<'a> Board<'a> {
             .find(|node| self.is_up(*node))
     }
 
-    /// Every node has a copy of the meta range: it is its directory. It is the last to go.
-    fn plan_meta(&self, range: &RangeSight<'_>) -> Option<Step> {
-        let descriptor = range.descriptor;
-        let step = |add: Option<NodeId>, remove: Option<NodeId>, why: Why| {
-            Some(Step::of(descriptor, add, remove, why))
-        };
-        let holds_data = |node: NodeId| self.places.get(&node).is_some_and(|own| own.copies > 0);
-        let back = |node: NodeId| {
-            let place = self.places.get(&node);
-            place.is_some_and(|place| place.sight.state != NodeState::Tombstoned)
-        };
-        // Also one that is being drained: it is a gateway, and must know where ranges are.
-        let stays = |node: NodeId| !self.loses(node) && self.answers(node);
-        let mut nodes = self.places.keys().copied();
-        let without = nodes.find(|node| stays(*node) && descriptor.replica_on(*node).is_none());
-        let gone = descriptor.replicas.iter().find(|replica| self.loses(replica.node)).copied();
-        let begun = |gone: Option<NodeId>| {
-            let learners =
-                descriptor.replicas.iter().filter(|own| own.kind == ReplicaKind::Learner);
-            let up = learners.map(|own| own.node).filter(|node| self.is_up(*node));
-            up.min_by_key(|node| {
-                let domain = self.places[node].domain;
-                let voters = descriptor.voters().filter(|voter| Some(voter.node) != gone);
-                let crowd = voters
-                    .filter(|voter| {
-                        self.places.get(&voter.node).is_some_and(|own| own.domain == domain)
-                    })
-                    .count();
-                (crowd, *node)
-            })
-        };
-        if let Some(gone) = gone.filter(|gone| !(back(gone.node) && holds_data(gone.node))) {
-            let state = self.places.get(&gone.node).map(|place| place.sight.state);
-            let why = Why::Leaves(gone.node, state);
-            return match (gone.kind, begun(Some(gone.node)), without) {
-                (ReplicaKind::Voter, Some(begun), _) => step(Some(begun), Some(gone.node), why),
-                (ReplicaKind::Voter, None, Some(new)) => step(Some(new), None, why),
-                _ => step(None, Some(gone.node), why),
-            };
-        }
-        let stay = self.places.values().filter(|place| place.sight.stays()).count();
-        let (has, wanted) =
-            (descriptor.voters().count(), meta_voters(stay, self.survey.copies_max));
-        match begun(None) {
-            Some(begun) if has < wanted => step(Some(begun), None, Why::TooFew { has, wanted }),
-            Some(_) | None => step(Some(without?), None, Why::Directory),
-        }
-    }
-
     /// One copy that would be better off elsewhere, if nothing else is going on.
     fn spread(&self) -> Option<Step> {
         let mut places = self.places.values();
@@ -629,6 +597,10 @@ impl<'a> Board<'a> {
             places.all(|own| own.sight.state == NodeState::Tombstoned || own.sight.is_up());
         if !all_well || self.places.values().any(|own| own.incoming > 0) {
             return None;
+        }
+        // It makes no copies, and nothing is served without that range.
+        if let Some(swap) = self.spread_voters() {
+            return Some(swap);
         }
         let up: Vec<(NodeId, &Place<'_>)> = self
             .places

@@ -713,8 +713,8 @@ impl Replica {
         done.changed = true;
         self.members_since = self.applied.index;
         self.farewell = !self.group.is_joint();
-        if !self.group.is_member(self.group.me()) {
-            // The library can neither lead a group to which it does not belong nor be elected by it.
+        if !self.group.is_voter(self.group.me()) {
+            // The library can neither lead a group in which it does not count nor be elected by it.
             self.group.step_down();
         }
         // The second half of a joint change says nothing new of the range.

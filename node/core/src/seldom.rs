@@ -69,9 +69,9 @@ mod tests {
         assert_eq!(one.take(), "a");
         assert!(one.is_empty() && one.0.is_none() && one.there().is_none());
         one.push('b');
-        one.rest(|text| text.is_empty());
-        assert_eq!(one.there().map(|text| text.pop()), Some(Some('b')));
-        one.rest(|text| text.is_empty());
+        one.rest(String::is_empty);
+        assert_eq!(one.there().map(String::pop), Some(Some('b')));
+        one.rest(String::is_empty);
         assert!(one.0.is_none());
     }
 }

@@ -10,9 +10,10 @@ use crate::oracle::value_of;
 use crate::workload::{Watchers, Workload};
 use crate::world::{Coverage, Happening, Options, World};
 use bytes::Bytes;
-use holdfast_core::descriptor::Room;
+use holdfast_core::bootstrap;
+use holdfast_core::descriptor::{ReplicaKind, Room};
 use holdfast_core::effects::Millis;
-use holdfast_core::ids::NodeId;
+use holdfast_core::ids::{META_RANGE, NodeId};
 use holdfast_core::node::Shaping;
 use holdfast_core::request::{AdminOp, Op, PutOp, RangeOp, Request, Response};
 use rand::seq::IndexedRandom;
@@ -192,6 +193,7 @@ pub fn run(plan: Plan) -> Report {
     if violation.is_none() {
         violation = run.workload.oracle.judge(&run.world.checks.history).err();
     }
+    run.world.coverage.swapped = swapped(&run.world);
     let nodes: Vec<NodeId> = run.world.nodes().keys().copied().collect();
     for node in nodes {
         let Some(status) = run.world.status(node) else { continue };
@@ -210,6 +212,19 @@ pub fn run(plan: Plan) -> Report {
         virtual_ms: run.world.now(),
         violation,
     }
+}
+
+/// See [`Coverage::swapped`].
+fn swapped(world: &World) -> u64 {
+    let first = bootstrap::meta_voters(world.nodes().len(), world.options.replicas) as u64;
+    let statuses = world.nodes().keys().filter_map(|node| world.status(*node));
+    let mut ranges = statuses.flat_map(|status| status.ranges);
+    let meta = ranges.find(|range| range.descriptor.id == META_RANGE);
+    meta.map_or(0, |meta| {
+        let learners =
+            meta.descriptor.replicas.iter().filter(|own| own.kind == ReplicaKind::Learner);
+        learners.filter(|own| own.replica.0 <= first).count() as u64
+    })
 }
 
 impl Run {

@@ -224,6 +224,8 @@ pub struct Coverage {
     pub cuts_by_load: u64,
     /// The same of merges that nobody asked for.
     pub own_merges: u64,
+    /// Voters of the meta range at first that count no more at the end, and have their copy still.
+    pub swapped: u64,
 }
 
 /// See the module.

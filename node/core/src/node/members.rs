@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   A B (C gone)  ─► add D as learner ─► D caught up ─► {A B C} → {A B D} in one joint change
+//!   A B C (D learns)  ─► all caught up ─► {A B C} → {A B D}, C learns, in one joint change
 //! ```
 //!
 //! Invariants: a new replica counts for the majority only once it has the data; the old one leaves
@@ -17,8 +18,10 @@ use super::Node;
 use crate::command::{MetaChange, MetaEntry};
 use crate::descriptor::{NodeState, RangeDescriptor, ReplicaDescriptor, ReplicaKind};
 use crate::error::{Error, Misrouted};
+use crate::group::Group;
 use crate::ids::{META_RANGE, NodeId, RangeId, ReplicaId, RequestId};
 use crate::leaseholder::Asker;
+use crate::level::Level;
 use crate::message::Outcome;
 use crate::request::Response;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
@@ -126,14 +129,7 @@ impl Node {
         {
             return self.outcome(asker, done("a change is under way"));
         }
-        let progress = replica.group.progress();
-        let last = replica.group.last_index();
-        let caught_up = |id: ReplicaId| {
-            // One that has said nothing yet lacks everything, however little that is.
-            progress.iter().any(|(replica, matched, active, _)| {
-                *replica == id && *active && *matched > 0 && *matched + CAUGHT_UP >= last
-            })
-        };
+        let caught_up = caught_up(&replica.group);
         // An only copy cannot go in the change that makes another one count: for a moment there are two.
         let only = descriptor.voters().count() == 1;
         let remove = remove.filter(|_| !only || add.is_none());
@@ -176,12 +172,68 @@ impl Node {
         let Some((new, change)) = next else {
             return self.outcome(asker, done("the new replica is catching up"));
         };
-        let context = postcard::to_stdvec(&new).expect("a descriptor can be encoded");
+        self.propose_members(asker, range, &new, change);
+    }
+
+    /// A learner and a voter of the meta range change places, on its leader: both keep their copy.
+    pub(super) fn serve_swap_voters(
+        &mut self,
+        asker: Asker,
+        range: RangeId,
+        (add, remove): (NodeId, NodeId),
+        generation: u64,
+    ) {
+        if let Err(reason) = self.check_level(Level::VOTERS) {
+            return self.outcome(asker, Outcome::Done(Err(Error::Refused(reason))));
+        }
+        let Some(replica) = self.replicas.get_mut(&range) else {
+            return self.out.misrouted(asker, Misrouted::NoReplica);
+        };
+        let Some(descriptor) = replica.descriptor.clone() else { return };
+        let done =
+            |message: &str| Outcome::Done(Ok(Response::Admin { message: message.to_owned() }));
+        let of = |node, kind| descriptor.replica_on(node).filter(|own| own.kind == kind);
+        let (learner, voter) = (of(add, ReplicaKind::Learner), of(remove, ReplicaKind::Voter));
+        let both = learner.zip(voter).filter(|_| descriptor.generation == generation);
+        let Some((learner, voter)) = both else {
+            let error = Error::Refused(format!("{range} has changed meanwhile"));
+            return self.outcome(asker, Outcome::Done(Err(error)));
+        };
+        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
+        {
+            return self.outcome(asker, done("a change is under way"));
+        }
+        let mut all = descriptor.voters().chain([learner]).map(|own| own.replica);
+        // Nothing presses: nobody is made to count, or not to, while anybody is behind.
+        if !all.all(caught_up(&replica.group)) {
+            return self.outcome(asker, done("not all have caught up"));
+        }
+        if remove == self.config.node {
+            // A leader counts: another one goes on from here.
+            if let Some(next) = self.successor(range) {
+                self.hand_over(range, next);
+            }
+            return self.outcome(asker, done("this node leads: it gives that away first"));
+        }
+        let (new, change) = swap(&descriptor, learner, voter);
+        self.propose_members(asker, range, &new, change);
+    }
+
+    fn propose_members(
+        &mut self,
+        asker: Asker,
+        range: RangeId,
+        new: &RangeDescriptor,
+        change: ConfChangeV2,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&range) else { return };
+        let context = postcard::to_stdvec(new).expect("a descriptor can be encoded");
         let proposed = replica.group.propose_change(context, change);
         replica.wake(&mut self.awake);
         self.dirty.insert(range);
         if proposed {
-            self.outcome(asker, done("proposed"));
+            let message = "proposed".to_owned();
+            self.outcome(asker, Outcome::Done(Ok(Response::Admin { message })));
         } else {
             self.out.misrouted(asker, Misrouted::Busy);
         }
@@ -222,6 +274,17 @@ impl Node {
                 cut_off: Vec::new(),
             },
         });
+    }
+}
+
+/// Whether a replica has all of the log, or nearly, as its leader knows.
+fn caught_up(group: &Group) -> impl Fn(ReplicaId) -> bool + use<> {
+    let (progress, last) = (group.progress(), group.last_index());
+    move |id| {
+        // One that has said nothing yet lacks everything, however little that is.
+        progress.iter().any(|(replica, matched, active, _)| {
+            *replica == id && *active && *matched > 0 && *matched + CAUGHT_UP >= last
+        })
     }
 }
 
@@ -277,5 +340,27 @@ fn promote(
         }
         None => new.replicas.push(voter),
     }
+    (new, change_of(changes))
+}
+
+/// Both keep their copies. Who counts now takes the rank of the one that does not any more.
+fn swap(
+    old: &RangeDescriptor,
+    learner: ReplicaDescriptor,
+    voter: ReplicaDescriptor,
+) -> (RangeDescriptor, ConfChangeV2) {
+    let mut new = old.clone();
+    new.generation += 1;
+    for replica in &mut new.replicas {
+        if replica.replica == voter.replica {
+            *replica = ReplicaDescriptor { kind: ReplicaKind::Voter, ..learner };
+        } else if replica.replica == learner.replica {
+            *replica = ReplicaDescriptor { kind: ReplicaKind::Learner, ..voter };
+        }
+    }
+    let changes = vec![
+        single(ConfChangeType::AddNode, learner.replica),
+        single(ConfChangeType::AddLearnerNode, voter.replica),
+    ];
     (new, change_of(changes))
 }

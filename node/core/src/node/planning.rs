@@ -12,7 +12,8 @@ use super::routing::Owner;
 use crate::command::MetaChange;
 use crate::descriptor::{NodeRecord, RangeDescriptor};
 use crate::effects::Millis;
-use crate::ids::NodeId;
+use crate::ids::{META_RANGE, NodeId};
+use crate::level::Level;
 use crate::message::RangeRequest;
 use crate::planner::{self, NodeSight, Plan, RangeSight, Step, Survey};
 
@@ -138,8 +139,13 @@ impl Node {
             plan,
         };
         // What they lead to at once is news for the next look.
-        for Step { range, add, remove, generation, .. } in steps {
-            let body = RangeRequest::ChangeReplicas { add, remove, generation };
+        for Step { range, add, remove, swap, generation, .. } in steps {
+            let body = match (add, remove) {
+                (Some(add), Some(remove)) if swap => {
+                    RangeRequest::SwapVoters { add, remove, generation }
+                }
+                (add, remove) => RangeRequest::ChangeReplicas { add, remove, generation },
+            };
             self.internal_request(Owner::Nobody, range, body);
         }
     }
@@ -164,13 +170,19 @@ impl Node {
             ranges: self.meta.ranges().values().map(|range| self.sight(range)).collect(),
             copies_max: self.meta.most_copies(),
             spread: false,
+            swaps: self.meta.level() >= Level::VOTERS,
         }
     }
 
     pub(super) fn sight<'a>(&self, descriptor: &'a RangeDescriptor) -> RangeSight<'a> {
+        let leader = match descriptor.id {
+            // Its leader registers only when its members have changed.
+            META_RANGE => self.meta_leader(),
+            range => self.meta.registration(range).map(|registered| registered.node),
+        };
         RangeSight {
             descriptor,
-            leader: self.meta.registration(descriptor.id).map(|registered| registered.node),
+            leader,
             wanted: self.meta.copies_meant(descriptor),
             way: self.move_step(descriptor).or_else(|| self.together_step(descriptor)),
             merging: self.meta.merges().of(descriptor.id).is_some(),

@@ -109,6 +109,9 @@ impl Node {
             RangeRequest::ChangeReplicas { add, remove, generation } => {
                 self.serve_change_replicas(asker, id, range, (add, remove), generation);
             }
+            RangeRequest::SwapVoters { add, remove, generation } => {
+                self.serve_swap_voters(asker, range, (add, remove), generation);
+            }
             RangeRequest::Check => self.serve_check(asker, range),
             RangeRequest::Rank { first, generation } => {
                 self.serve_rank(asker, id, range, (first, generation), state);

@@ -110,7 +110,12 @@ impl Node {
         let held = self.planning.plan().held.iter();
         let level = self.check_level(Level::NEWEST).err();
         let level = level.map(|why| {
-            (META_RANGE, format!("no merges, cuts by load, new ranks and placement: {why}"))
+            let what = if self.meta.level() < Level::SHAPING {
+                "no merges, cuts by load, new ranks and placement"
+            } else {
+                "voters stay whatever their failure domain"
+            };
+            (META_RANGE, format!("{what}: {why}"))
         });
         let held = held.map(|(range, why)| (*range, format!("{range}: {why}")));
         steps.chain(held).chain(level).collect()

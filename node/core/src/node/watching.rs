@@ -352,10 +352,9 @@ impl Node {
 
     pub(super) fn feed_stop(&mut self, feed: FeedId) {
         for range in &self.watching.watched {
-            if let Some(replica) = self.replicas.get_mut(range) {
-                if let Some(seldom) = replica.seldom.there() {
-                    seldom.subscribers.remove(&feed);
-                }
+            let replica = self.replicas.get_mut(range);
+            if let Some(seldom) = replica.and_then(|replica| replica.seldom.there()) {
+                seldom.subscribers.remove(&feed);
             }
         }
     }

@@ -71,7 +71,23 @@ impl World {
             world.ranges.push(range(id, &nodes));
             world.wanted.push(odd[dice(seed, odd.len() as u64) as usize] as usize);
         }
+        // Most nodes have a copy of the meta range, anybody counts, and anybody of those leads.
+        let mut nodes: Vec<u64> = (1..=count).collect();
+        nodes.rotate_left(dice(seed, count) as usize);
+        nodes.truncate((1 + dice(seed, count + count / 2).min(count - 1)) as usize);
+        let votes = 1 + dice(seed, nodes.len() as u64) as usize;
+        world.add_meta(&nodes, votes.min(crate::bootstrap::META_VOTERS_MAX));
         world
+    }
+
+    /// The meta range with copies on these nodes, of which the first ones vote.
+    fn add_meta(&mut self, nodes: &[u64], votes: usize) {
+        let mut meta = range(META_RANGE.0, nodes);
+        for replica in meta.replicas.iter_mut().skip(votes) {
+            replica.kind = ReplicaKind::Learner;
+        }
+        self.ranges.push(meta);
+        self.wanted.push(0);
     }
 
     fn survey(&self) -> Survey<'_> {
@@ -91,6 +107,7 @@ impl World {
             ranges: self.ranges.iter().zip(self.wanted.iter().copied()).map(sight).collect(),
             copies_max: 0,
             spread: true,
+            swaps: true,
         }
     }
 
@@ -99,6 +116,7 @@ impl World {
         let range = self.ranges.iter_mut().find(|range| range.id == step.range).expect("known");
         assert_eq!(range.generation, step.generation);
         range.generation += 1;
+        let before = range.clone();
         let place = step.add.and_then(|add| range.replicas.iter().position(|own| own.node == add));
         match (step.add, place) {
             (Some(add), None) => {
@@ -110,7 +128,10 @@ impl World {
             (Some(_), Some(place)) => {
                 assert_eq!(range.replicas[place].kind, ReplicaKind::Learner, "{step}");
                 range.replicas[place].kind = ReplicaKind::Voter;
-                range.replicas.retain(|own| Some(own.node) != step.remove);
+                match range.replicas.iter_mut().find(|own| Some(own.node) == step.remove) {
+                    Some(gone) if step.swap => gone.kind = ReplicaKind::Learner,
+                    _ => range.replicas.retain(|own| Some(own.node) != step.remove),
+                }
             }
             (None, _) => range.replicas.retain(|own| Some(own.node) != step.remove),
         }
@@ -119,6 +140,22 @@ impl World {
         assert!(answer >= range.quorum(), "no majority after {step}: {range:?}");
         let nodes: BTreeSet<NodeId> = range.replicas.iter().map(|own| own.node).collect();
         assert_eq!(nodes.len(), range.replicas.len(), "two copies on a node after {step}");
+        if step.swap {
+            self.check_swap(&before, &range, step);
+        }
+    }
+
+    /// Everybody is there, as many count as before, one of them another, and the leader stays.
+    fn check_swap(&self, before: &RangeDescriptor, after: &RangeDescriptor, step: &Step) {
+        let voters = |range: &RangeDescriptor| {
+            range.voters().map(|voter| voter.node).collect::<BTreeSet<_>>()
+        };
+        let (old, new) = (voters(before), voters(after));
+        assert_eq!((before.id, old.len()), (META_RANGE, new.len()), "{step}");
+        assert_eq!(old.difference(&new).count(), 1, "{step}");
+        assert_eq!(before.replicas.len(), after.replicas.len(), "a copy is lost by {step}");
+        assert!(old.union(&new).all(|node| self.nodes[node].is_up()), "{step}");
+        assert_ne!(before.voters().next().map(|leader| leader.node), step.remove, "{step}");
     }
 
     /// Until nothing more is planned. Nothing that was is ever again.
@@ -155,6 +192,10 @@ impl World {
     /// As it should be once nothing more is planned.
     fn check(&self) {
         for (range, wanted) in self.ranges.iter().zip(&self.wanted) {
+            if range.id == META_RANGE {
+                self.check_meta(range);
+                continue;
+            }
             assert_eq!(range.voters().count(), range.replicas.len(), "begun: {range:?}");
             let usable = |(node, sight): &(&NodeId, &NodeSight)| {
                 sight.is_up()
@@ -181,6 +222,33 @@ impl World {
     }
 }
 
+impl World {
+    /// Every node that stays has a copy; voters share a failure domain only if none could be elsewhere.
+    fn check_meta(&self, meta: &RangeDescriptor) {
+        let stay = |own: &NodeSight| own.stays() && own.answers;
+        for (node, _) in self.nodes.iter().filter(|(_, own)| stay(own)) {
+            assert!(meta.replica_on(*node).is_some(), "{node} has no directory: {meta:?}");
+        }
+        if self.nodes.values().any(|own| own.state != NodeState::Tombstoned && !own.is_up()) {
+            return;
+        }
+        let domain = |node: NodeId| match self.nodes[&node].facts.domain.as_str() {
+            "" => node.to_string(),
+            domain => domain.to_owned(),
+        };
+        let mut crowds: BTreeMap<String, usize> = BTreeMap::new();
+        for voter in meta.voters() {
+            *crowds.entry(domain(voter.node)).or_default() += 1;
+        }
+        let most = crowds.values().max().copied().unwrap_or(0);
+        let others = meta.replicas.iter().filter(|own| own.kind == ReplicaKind::Learner);
+        for other in others.filter(|own| self.nodes[&own.node].facts.room != Room::Little) {
+            let there = crowds.get(&domain(other.node)).copied().unwrap_or(0);
+            assert!(there + 1 >= most, "{} could vote: {meta:?}, {crowds:?}", other.node);
+        }
+    }
+}
+
 /// Whatever the cluster looks like, and whatever happens to it, the plan ends, and all is well.
 #[test]
 fn every_plan_ends_well() {
@@ -191,7 +259,7 @@ fn every_plan_ends_well() {
         world.check();
         let victim = NodeId(1 + dice(&mut seed, world.nodes.len() as u64));
         let others = world.nodes.len() - 1;
-        let spare = world.wanted.iter().all(|wanted| *wanted <= others);
+        let spare = others > 0 && world.wanted.iter().all(|wanted| *wanted <= others);
         let sight = world.nodes.get_mut(&victim).expect("known");
         match dice(&mut seed, 6) {
             0 if spare => sight.state = NodeState::Leaving,
@@ -256,6 +324,68 @@ fn two_copies_in_one_failure_domain_part_when_another_one_comes() {
     let said = world.settle();
     assert_eq!(world.nodes_of(0), [1, 3, 4]);
     assert!(said[0].contains("failure domain a has more of its copies than"), "{said:?}");
+}
+
+#[test]
+fn voters_of_the_meta_range_part_when_another_failure_domain_can_have_one() {
+    let voters = |world: &World| world.nodes_of(world.ranges.len() - 1);
+    // As it is formed before it knows: the loss of a would be the loss of all.
+    let domains = ["a", "a", "a", "b", "b", "b", "c", "c", "c"];
+    let mut world = World::new(&domains, &[]);
+    world.add_meta(&[1, 2, 3, 4, 5, 6, 7, 8, 9], 5);
+    let said = world.settle();
+    assert_eq!(
+        said,
+        [
+            "r1: n7 votes in place of n3: failure domain a has more of its voters than failure domain c"
+        ]
+    );
+    assert_eq!(voters(&world), [1, 2, 4, 5, 7]);
+    // One zone has all of three.
+    let mut world = World::new(&["a", "a", "a", "b"], &[]);
+    world.add_meta(&[1, 2, 3, 4], 3);
+    assert_eq!(world.settle().len(), 1);
+    assert_eq!(voters(&world), [1, 2, 4], "the leader stays");
+    // Two of three are as bad there as here.
+    let mut world = World::new(&["a", "a", "b", "b"], &[]);
+    world.add_meta(&[1, 2, 3, 4], 3);
+    assert_eq!(world.settle(), Vec::<String>::new());
+}
+
+#[test]
+fn voters_of_the_meta_range_stay_unless_all_is_well() {
+    let well = || {
+        let mut world = World::new(&["a", "a", "a", "b", "b", "c", "d"], &[]);
+        world.add_meta(&[1, 2, 3, 4, 5, 6, 7], 5);
+        world
+    };
+    let steps = |world: &World| plan(&world.survey()).steps;
+    let step = &steps(&well())[0];
+    assert_eq!((step.add, step.remove, step.swap), (Some(NodeId(6)), Some(NodeId(3)), true));
+    for node in [2, 3, 5, 6, 7] {
+        let mut world = well();
+        world.nodes.get_mut(&NodeId(node)).expect("known").answers = false;
+        assert_eq!(steps(&world), [], "n{node} does not answer");
+        let mut world = well();
+        world.nodes.get_mut(&NodeId(node)).expect("known").state = NodeState::Draining;
+        assert_eq!(steps(&world), [], "n{node} is being drained");
+    }
+    let mut world = well();
+    world.nodes.get_mut(&NodeId(6)).expect("known").facts.room = Room::Little;
+    assert_eq!(steps(&world)[0].add, Some(NodeId(7)), "n6 has no room");
+    let world = well();
+    let older = Survey { swaps: false, ..world.survey() };
+    assert_eq!(plan(&older).steps, [], "not every node knows of it");
+    let calm = Survey { spread: false, ..world.survey() };
+    assert_eq!(plan(&calm).steps, [], "it is not time for that");
+    let mut nobody = world.survey();
+    nobody.ranges[0].leader = None;
+    assert_eq!(plan(&nobody).steps, [], "nobody is known to lead");
+    // Copies that are missing come first.
+    let mut world = well();
+    world.ranges.push(range(2, &[1, 2]));
+    world.wanted.push(3);
+    assert!(steps(&world).iter().all(|step| !step.swap));
 }
 
 #[test]

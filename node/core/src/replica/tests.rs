@@ -109,8 +109,7 @@ fn a_replica_at_rest_takes_little_memory() {
     assert!(replica.group.is_folded());
     assert!(Arc::ptr_eq(replica.descriptor.as_ref().unwrap(), known.as_ref().unwrap()));
     // Each is an allocation of its own, of one of the sizes that allocators have.
-    assert!(size_of::<Replica>() <= 512, "{} bytes", size_of::<Replica>());
-    assert!(Group::FOLDED_BYTES <= 64, "{} bytes", Group::FOLDED_BYTES);
+    const { assert!(size_of::<Replica>() <= 512 && Group::FOLDED_BYTES <= 64) };
     assert!(replica.seldom.there().is_none() && replica.merging.there().is_none());
     // It goes on where it was.
     let applied = replica.applied.index;

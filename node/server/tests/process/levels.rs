@@ -2,6 +2,7 @@
 
 use super::history::connect;
 use super::nodes::Nodes;
+use holdfast_core::level::Level;
 use holdfast_proto::etcdserverpb::RangeRequest;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -10,8 +11,8 @@ use tokio::runtime::Runtime;
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 
 /// What it knows, and what nodes of this version know.
-const OLDER: u16 = 1;
-const THIS: u16 = 2;
+const OLDER: u16 = Level::NEWEST.0 - 1;
+const THIS: u16 = Level::NEWEST.0;
 
 /// What a connection is for: messages of a member, or a question of a node that wants to join.
 const MESSAGES: u32 = 0;
@@ -56,7 +57,8 @@ fn an_older_node_is_refused_by_every_node_once_all_of_them_are_newer() {
                 said.is_some()
             });
             let said = said.unwrap();
-            assert!(said.starts_with("the cluster has gone over to level 2 for good"), "{said}");
+            let wanted = format!("the cluster has gone over to level {THIS} for good");
+            assert!(said.starts_with(&wanted), "{said}");
             assert!(said.ends_with(&format!("start {who} with the version of the other nodes")));
             assert!(nodes.log(node).contains(&said), "it says so itself");
         }

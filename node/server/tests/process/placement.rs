@@ -8,10 +8,15 @@ const FIVE: [&str; 6] = ["--nodes", "5", "--split-keys", "g,p", "--failure-domai
 
 /// Start and nodes of the voters of every data range.
 fn ranges(cluster: &Cluster) -> Vec<(String, Vec<u64>)> {
+    ranges_of(cluster, "data")
+}
+
+/// The same of the meta range, or of all others.
+fn ranges_of(cluster: &Cluster, kind: &str) -> Vec<(String, Vec<u64>)> {
     let output = cluster.command(&["ranges", "-o", "json"]);
     let ranges: Value = serde_json::from_slice(&output.stdout).unwrap();
     let all = ranges["ranges"].as_array().unwrap();
-    let data = all.iter().filter(|range| range["kind"] == "data");
+    let data = all.iter().filter(|range| range["kind"] == kind);
     let nodes = |range: &Value| {
         let replicas = range["replicas"].as_array().unwrap().iter();
         let voters = replicas.filter(|replica| replica["kind"] == "voter");
@@ -129,4 +134,33 @@ fn nodes_are_told_what_they_fail_together_with_and_keep_it() {
     assert!(!fine && words.contains("must answer"), "{words}");
     let (fine, words) = says(&cluster, &["placement", "domain", "--node", "1", "--name", "a,b"]);
     assert!(!fine && words.contains("no space or comma"), "{words}");
+}
+
+/// With four nodes three of the meta range's copies count, two of them in one failure domain, as the nodes
+/// are told when they have formed a cluster: one changes places with the fourth, and no client notices.
+#[test]
+fn voters_of_the_meta_range_part_once_failure_domains_are_told() {
+    let cluster = Cluster::start(&["--nodes", "4", "--split-keys", "g,p"]);
+    cluster.wait_full();
+    let voters = || {
+        let mut voters = ranges_of(&cluster, "meta").remove(0).1;
+        voters.sort_unstable();
+        voters
+    };
+    assert_eq!(voters(), [1, 2, 3]);
+    let load = Load::start(&cluster.endpoints(), &["a", "h", "z"]);
+    load.wait_progress(50);
+    for (node, domain) in [("1", "a"), ("2", "a"), ("3", "b"), ("4", "c")] {
+        wait_for("a node to be told", || {
+            says(&cluster, &["placement", "domain", "--node", node, "--name", domain]).0
+        });
+    }
+    wait_for("a voter in each failure domain", || {
+        let voters = voters();
+        voters == [1, 3, 4] || voters == [2, 3, 4]
+    });
+    checked(&cluster);
+    load.wait_progress(50);
+    let report = load.finish();
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
 }

@@ -160,8 +160,8 @@ fn purging_frees_space_and_loses_nothing() {
     );
 }
 
-fn vote(vote: u64) -> Option<HardState> {
-    Some(HardState { term: 2, vote, commit: 9, ..HardState::default() })
+fn vote(vote: u64) -> HardState {
+    HardState { term: 2, vote, commit: 9, ..HardState::default() }
 }
 
 #[test]
@@ -169,25 +169,25 @@ fn a_log_without_entries_has_no_group() {
     let dir = TempDir::new().unwrap();
     let log = open(&dir);
     let mut write = append(1, 9, 2);
-    write.hard_state = vote(3);
+    write.hard_state = Some(vote(3));
     log.write([&write, &LogWrite { range: RangeId(8), ..append(1, 2, 1) }], true).unwrap();
     assert_eq!(log.engine.raft_groups(), [OWN_GROUP, RANGE.0, 8]);
     log.write([&truncate(9, 2)], false).unwrap();
     assert_eq!(log.engine.raft_groups(), [OWN_GROUP, 8]);
     // A vote alone does not change that.
-    log.write([&LogWrite { range: RANGE, hard_state: vote(1), ..LogWrite::default() }], true)
+    log.write([&LogWrite { range: RANGE, hard_state: Some(vote(1)), ..LogWrite::default() }], true)
         .unwrap();
     let log = reopen(log, &dir);
     assert_eq!(log.engine.raft_groups(), [OWN_GROUP, 8]);
     assert_eq!(log.ranges().unwrap(), [RANGE, RangeId(8)]);
     let boot = log.boot(RANGE).unwrap().unwrap();
     let end = Applied { index: 9, term: 2 };
-    assert_eq!((boot.truncated, boot.last_index, Some(boot.hard_state)), (end, 9, vote(1)));
+    assert_eq!((boot.truncated, boot.last_index, boot.hard_state), (end, 9, vote(1)));
     // It goes on where it was.
     log.write([&append(10, 10, 4)], true).unwrap();
     let log = reopen(log, &dir);
     let boot = log.boot(RANGE).unwrap().unwrap();
-    assert_eq!((boot.truncated, boot.last_index, Some(boot.hard_state)), (end, 10, vote(1)));
+    assert_eq!((boot.truncated, boot.last_index, boot.hard_state), (end, 10, vote(1)));
     assert_eq!(log.entries(RANGE, 10, 11, u64::MAX)[0].term, 4);
     assert!(Parked::all(&log.engine).unwrap().is_empty());
 }
@@ -206,12 +206,12 @@ fn what_one_write_says_of_a_range_counts_in_order() {
     log.write([&truncate(11, 2), &destroy], true).unwrap();
     let log = reopen(log, &dir);
     assert!(log.boot(RANGE).unwrap().is_none());
-    let snapshot = LogWrite { destroy: true, hard_state: vote(2), ..truncate(20, 3) };
+    let snapshot = LogWrite { destroy: true, hard_state: Some(vote(2)), ..truncate(20, 3) };
     log.write([&append(1, 2, 2), &snapshot], true).unwrap();
     let log = reopen(log, &dir);
     let boot = log.boot(RANGE).unwrap().unwrap();
     assert_eq!((boot.truncated.index, boot.last_index), (20, 20));
-    assert_eq!(Some(boot.hard_state), vote(2));
+    assert_eq!(boot.hard_state, vote(2));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn what_comes_back_of_a_parked_range_goes_again() {
     let dir = TempDir::new().unwrap();
     let log = open(&dir);
     log.write([&append(1, 9, 2)], true).unwrap();
-    let parked = Parked { hard_state: vote(3).unwrap(), truncated: Applied { index: 20, term: 2 } };
+    let parked = Parked { hard_state: vote(3), truncated: Applied { index: 20, term: 2 } };
     let mut batch = LogBatch::default();
     batch.put(OWN_GROUP, b"parked/\0\0\0\0\0\0\0\x07".to_vec(), parked.encode()).unwrap();
     log.engine.write(&mut batch, true).unwrap();
