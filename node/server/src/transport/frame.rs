@@ -107,11 +107,24 @@ fn seal(frame: &mut [u8]) {
 
 /// Writes `payload` as one frame.
 pub(super) fn write_frame(writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
-    let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
-    frame.resize(HEADER_BYTES, 0);
-    frame.extend_from_slice(payload);
-    seal(&mut frame);
+    let mut frame = Vec::new();
+    refill_frame(&mut frame, &[payload]);
     writer.write_all(&frame)
+}
+
+/// Replaces what is in `frame` by one with the payload `parts`. Its memory is used again, unless it
+/// has grown large.
+pub(super) fn refill_frame(frame: &mut Vec<u8>, parts: &[&[u8]]) {
+    if frame.capacity() > BUFFER_BYTES_KEPT {
+        *frame = Vec::new();
+    }
+    frame.clear();
+    frame.reserve(HEADER_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
+    frame.resize(HEADER_BYTES, 0);
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    seal(frame);
 }
 
 /// Reads frames from a connection through a buffer.

@@ -5,11 +5,11 @@
 //! completes the snapshot); the receiver answers the latter with one frame: 1 once everything is
 //! staged. Invariant: memory is bounded by one piece on each side.
 
-use super::frame::{FrameReader, invalid, write_frame};
+use super::frame::{FrameReader, invalid, refill_frame, write_frame};
 use super::stream::PeerStream;
 use super::throttle::Pacer;
 use holdfast_core::message::{self, Message};
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const DATA: u8 = 0;
 /// First byte of the frame that ends a snapshot; also the receiver's "staged".
 const END: u8 = 1;
 
-/// How long the other side may take for its part: staging is disk work.
+/// How long the other side may take for its part: staging may be disk work.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The sending side of one snapshot.
@@ -39,10 +39,8 @@ impl SnapshotSender {
     /// Sends one piece of at most a few MiB, waiting as the pace says.
     pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
         self.pacer.send(piece.len());
-        self.frame.clear();
-        self.frame.push(DATA);
-        self.frame.extend_from_slice(piece);
-        write_frame(&mut &self.stream, &self.frame)
+        refill_frame(&mut self.frame, &[&[DATA], piece]);
+        (&self.stream).write_all(&self.frame)
     }
 
     /// Sends the message that completes the snapshot and waits until all of it is staged there.
