@@ -74,7 +74,7 @@ fn copy(dir: &Path) -> Result<(), Box<dyn Error>> {
     let (source, target) = (open(dir)?, open(&dir.join("copy"))?);
     let start = Instant::now();
     let pinned = source.pin(RANGE, &Span::all())?.ok_or("the source is empty")?;
-    let mut staging = target.stage(1)?;
+    let mut staging = target.stage(1);
     for chunk in pinned.chunks() {
         staging.push(&chunk)?;
     }

@@ -5,7 +5,7 @@
 //! DIR/lock            locked by the process that works here, and holds its number
 //! DIR/raft/           the raft log
 //! DIR/state.redb      the applied state
-//! DIR/staging/        raft snapshots being received
+//! DIR/staging/        raft snapshots being received that do not fit into memory
 //! DIR/ballast         space to give up when the disk is full
 //! ```
 //!

@@ -39,10 +39,13 @@ mod jobs;
 
 mod snapshot;
 
+mod staging;
+
 pub use audit::{Audit, Audited};
 pub use codec::{Facts, Position};
 pub use prune::RevisionPin;
-pub use snapshot::{PinnedSnapshot, Staging};
+pub use snapshot::PinnedSnapshot;
+pub use staging::Staging;
 
 use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
@@ -93,6 +96,7 @@ struct Shared {
     jobs: Mutex<()>,
     /// Positions that became durable and were not told yet.
     news: Mutex<BTreeMap<RangeId, Applied>>,
+    staged: Arc<staging::Memory>,
     pins: Pins,
     audits: Audits,
     poisoned: AtomicBool,
@@ -150,6 +154,7 @@ impl State {
                 writer: Mutex::new(()),
                 jobs: Mutex::new(()),
                 news: Mutex::new(BTreeMap::new()),
+                staged: Arc::default(),
                 pins: Pins::default(),
                 audits: Audits::default(),
                 poisoned: AtomicBool::new(false),
@@ -245,6 +250,9 @@ mod tests;
 
 #[cfg(test)]
 mod format_tests;
+
+#[cfg(test)]
+mod staging_tests;
 
 #[cfg(test)]
 mod crash_tests;

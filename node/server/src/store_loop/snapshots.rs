@@ -162,15 +162,16 @@ fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
 pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
     let (state, inbox) = (state.clone(), Arc::clone(inbox));
     let last_staged = AtomicU64::new(0);
-    // Each has a file of its own, so they come in side by side: a sender that had to wait for
+    // Each has a place of its own, so they come in side by side: a sender that had to wait for
     // another's end would take this node for dead.
     Box::new(move |from, mut receiver: SnapshotReceiver| {
         background();
         let staged = last_staged.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut staging = state.stage(staged).map_err(io::Error::other)?;
+        let mut staging = state.stage(staged);
         let message = loop {
             match receiver.receive()? {
                 Part::Data(piece) => {
+                    // The staged snapshot may keep it: a copy of exactly its size.
                     staging.push(&Bytes::copy_from_slice(piece)).map_err(io::Error::other)?;
                 }
                 Part::End(message) => break *message,
@@ -178,6 +179,7 @@ pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
         };
         let (_, position) = staging.finish().map_err(io::Error::other)?;
         if snapshot_position(&message) != Some(position) {
+            state.discard(staged).map_err(io::Error::other)?;
             return Err(io::Error::other("the message is about another position than the data"));
         }
         tell(&inbox, Input::SnapshotStaged { from, message, staged });

@@ -1,6 +1,7 @@
 //! After a loss of power the state is exactly that of the durable applied positions.
 
 use super::model::{Generator, Model, RANGES, assert_no_orphans, assert_same};
+use super::staging_tests::assert_nothing_staged;
 use super::*;
 use crate::faulty::FaultyDisk;
 use crate::seeds::seeds;
@@ -115,7 +116,10 @@ fn an_interrupted_install_is_done_again_or_never_began() {
         let span = Generator::span(range);
         let pinned = source.pin(range, &span).unwrap().unwrap();
         let wipe = generator.rng.random_bool(0.3);
-        let mut staging = state.stage(9).unwrap();
+        if generator.rng.random_bool(0.5) {
+            state.shared.staged.set_limit(generator.rng.random_range(0..60_000));
+        }
+        let mut staging = state.stage(9);
         pinned.chunks().for_each(|chunk| staging.push(&chunk).unwrap());
         staging.finish().unwrap();
         disk.fail_after(generator.rng.random_range(0..250));
@@ -155,6 +159,7 @@ fn an_interrupted_install_is_done_again_or_never_began() {
             }
             if outcome.is_ok() { whole += 1 } else { again += 1 }
         }
+        assert_nothing_staged(&state);
         assert_no_orphans(&state);
         assert_same(&state, &wanted, 0, &mut generator.rng);
     }

@@ -7,8 +7,8 @@
 //!
 //! A raft snapshot for a range of which nothing is here yet, as all are of which copies are made anew,
 //! is written down as a wipe: what a crash leaves of it is removed, and it is as if it had not come. So what
-//! was staged need not be durable, which spares the disk half of the work. Where something is replaced
-//! it is made durable first.
+//! was staged need not be durable, nor a file at all, which spares the disk half of the work. Where
+//! something is replaced it is a file, made durable, before the job is written down.
 //!
 //! Invariants: a job that was written down is done, if need be again from its start when the file
 //! is opened after a crash. While it runs the range has no position, other ranges are read, applied
@@ -22,15 +22,17 @@ use crate::state::codec::{
 };
 use crate::state::rows::{Link, count_bytes, remove_keys, remove_log, write_log};
 use crate::state::snapshot::{Change, HEADS_AT_ONCE, Reader};
+use crate::state::staging::Staged;
 use crate::state::tables::{APPLIED, HEADS, HISTORY, JOBS, LEASES, SYSTEM};
 use bytes::Bytes;
 use holdfast_core::ids::RangeId;
 use holdfast_core::key::{Span, successor};
 use holdfast_core::state::Applied;
+use parking_lot::MutexGuard;
 use redb::WriteTransaction;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Versions gathered before any is removed, so that they can be removed in the order of the log.
 const WIPE_GATHER: usize = 500_000;
@@ -59,12 +61,15 @@ impl State {
     /// Removes all keys in `spans`, and the system rows and the position of `range`, durably.
     /// Nothing may be applied to these keys or this range meanwhile.
     pub fn wipe(&self, range: RangeId, spans: &[Span]) -> Result<()> {
-        self.start(range, &Job::Wipe { spans: spans.to_vec() })
+        let _jobs = self.begin(spans)?;
+        let job = Job::Wipe { spans: spans.to_vec() };
+        self.write_down(range, &job)?;
+        self.run(range, &job)
     }
 
     /// Replaces all keys in `clear` and the system rows of `range` by the staged raft snapshot
-    /// number `staged`, durably, at position `applied`, and removes the staged file. Nothing may be
-    /// applied to these keys or this range meanwhile.
+    /// number `staged`, durably, at position `applied`, and removes what was staged; from memory it is
+    /// gone at once, whatever comes of it. Nothing may be applied to these keys or this range meanwhile.
     pub fn install(
         &self,
         staged: u64,
@@ -72,21 +77,31 @@ impl State {
         applied: Applied,
         clear: &[Span],
     ) -> Result<()> {
-        let path = self.staging_path(staged);
-        let header = Reader::open(&path)?.header()?;
+        let staged = self.staged(staged);
+        let header = Reader::open(&staged)?.header()?;
         if (header.range, header.applied) != (range, applied) {
             return Err(StorageError::Corrupt {
-                what: path.display().to_string(),
+                what: staged.path().display().to_string(),
                 detail: format!(
                     "it is of range {} at {:?}, wanted is range {range} at {applied:?}",
                     header.range, header.applied
                 ),
             });
         }
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut spans = clear.to_vec();
         spans.push(header.span);
-        self.start(range, &Job::Install { spans, file, applied })
+        let _jobs = self.begin(&spans)?;
+        if !self.has_something(range, &spans) {
+            self.write_down(range, &Job::Wipe { spans })?;
+            return self.load_all(range, &staged, applied);
+        }
+        // Something is replaced: what replaces it must outlive a crash from here on.
+        let path = staged.into_file()?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        make_durable(&self.staging_dir(), &file)?;
+        let job = Job::Install { spans, file, applied };
+        self.write_down(range, &job)?;
+        self.run(range, &job)
     }
 
     /// Does again what a crash interrupted, and removes what was staged before it.
@@ -107,29 +122,14 @@ impl State {
         Ok(())
     }
 
-    /// Where raft snapshots are staged.
-    pub(super) fn staging_dir(&self) -> PathBuf {
-        self.shared.path.parent().unwrap_or(Path::new(".")).join("staging")
-    }
-
-    fn start(&self, range: RangeId, job: &Job) -> Result<()> {
-        let (Job::Wipe { spans } | Job::Install { spans, .. }) = job;
+    /// Flushes, and keeps other work of this kind away while the guard lives.
+    fn begin(&self, spans: &[Span]) -> Result<MutexGuard<'_, ()>> {
         self.shared.audits.disturb(spans);
-        let _jobs = self.shared.jobs.lock();
-        {
-            let _writer = self.shared.writer.lock();
-            self.check_usable()?;
-            self.flush_locked()?;
-        }
-        if let Job::Install { spans, file, applied } = job {
-            if !self.has_something(range, spans) {
-                self.write_down(range, &Job::Wipe { spans: spans.clone() })?;
-                return self.load_all(range, file, *applied);
-            }
-            make_durable(&self.staging_dir(), file)?;
-        }
-        self.write_down(range, job)?;
-        self.run(range, job)
+        let jobs = self.shared.jobs.lock();
+        let _writer = self.shared.writer.lock();
+        self.check_usable()?;
+        self.flush_locked()?;
+        Ok(jobs)
     }
 
     /// Is there anything of the range, or any key of these, in the file? Nothing is written to them
@@ -165,14 +165,15 @@ impl State {
                 transaction.open_table(JOBS)?.remove(range.0)?;
                 Ok(())
             }),
-            Job::Install { spans: _, file, applied } => self.load_all(range, file, *applied),
+            Job::Install { spans: _, file, applied } => {
+                self.load_all(range, &Staged::File(self.staging_dir().join(file)), *applied)
+            }
         }
     }
 
     /// Loads a staged raft snapshot, takes its position, forgets the job, and removes what was staged.
-    fn load_all(&self, range: RangeId, file: &str, applied: Applied) -> Result<()> {
-        let path = self.staging_dir().join(file);
-        let system = self.load(&path)?;
+    fn load_all(&self, range: RangeId, staged: &Staged, applied: Applied) -> Result<()> {
+        let system = self.load(staged)?;
         self.slice(|transaction| {
             let mut table = transaction.open_table(SYSTEM)?;
             for (key, value) in &system {
@@ -184,7 +185,7 @@ impl State {
             Ok(())
         })?;
         self.shared.news.lock().insert(range, applied);
-        std::fs::remove_file(&path).map_err(StorageError::io("remove", path))
+        staged.remove()
     }
 
     /// Removes some keys of `span` from `from` on; returns where to go on.
@@ -225,8 +226,8 @@ impl State {
     }
 
     /// Loads the changes of a staged raft snapshot; returns its system rows.
-    fn load(&self, path: &Path) -> Result<Vec<(Bytes, Bytes)>> {
-        let mut reader = Reader::open(path)?;
+    fn load(&self, staged: &Staged) -> Result<Vec<(Bytes, Bytes)>> {
+        let mut reader = Reader::open(staged)?;
         reader.header()?;
         let system = reader.system()?;
         // What this node has pruned would never be found again.

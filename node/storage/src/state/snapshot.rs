@@ -12,6 +12,7 @@
 use crate::error::{Result, StorageError};
 use crate::state::State;
 use crate::state::codec::{Facts, Position, crc};
+use crate::state::staging::Staged;
 use crate::state::tables::DiskView;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_core::ids::RangeId;
@@ -20,8 +21,8 @@ use holdfast_core::state::{Applied, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Size of a chunk, bytes, unless a single change is larger.
@@ -91,24 +92,6 @@ impl State {
         let header = Header { format: FORMAT, range, applied, span: span.clone() };
         Ok(Some(PinnedSnapshot { disk, header }))
     }
-
-    /// Starts to receive a raft snapshot under a number of the caller's choice, in a file beside
-    /// the state. What was received before under that number is replaced.
-    pub fn stage(&self, staged: u64) -> Result<Staging> {
-        let dir = self.staging_dir();
-        std::fs::create_dir_all(&dir).map_err(StorageError::io("create", &dir))?;
-        Staging::create(self.staging_path(staged))
-    }
-
-    /// Removes what was staged under that number and will not be installed.
-    pub fn discard(&self, staged: u64) -> Result<()> {
-        let path = self.staging_path(staged);
-        std::fs::remove_file(&path).map_err(StorageError::io("remove", &path))
-    }
-
-    pub(super) fn staging_path(&self, staged: u64) -> PathBuf {
-        self.staging_dir().join(format!("{staged}.snapshot"))
-    }
 }
 
 /// The state of a range at one position.
@@ -135,7 +118,7 @@ impl PinnedSnapshot {
     }
 }
 
-/// The chunks of a raft snapshot, for [`Staging::push`] on the other side. Reading panics if the
+/// The chunks of a raft snapshot, for [`Staging::push`](crate::state::Staging::push) on the other side. Reading panics if the
 /// state file is corrupt.
 pub struct Chunks {
     disk: Arc<DiskView>,
@@ -268,82 +251,21 @@ impl Chunks {
     }
 }
 
-/// A raft snapshot that is being received. Dropped before [`Staging::finish`], it leaves nothing.
-pub struct Staging {
-    path: PathBuf,
-    part: PathBuf,
-    file: BufWriter<File>,
-    check: StreamCheck,
-    finished: bool,
-}
-
-impl Staging {
-    fn create(path: PathBuf) -> Result<Self> {
-        let part = path.with_extension("part");
-        let file = File::create(&part).map_err(StorageError::io("create", &part))?;
-        Ok(Self {
-            path,
-            part,
-            file: BufWriter::new(file),
-            check: StreamCheck::default(),
-            finished: false,
-        })
-    }
-
-    /// Adds the next chunk. Any error means that the stream is of no use.
-    pub fn push(&mut self, chunk: &Bytes) -> Result<()> {
-        self.check.chunk(chunk).map_err(|detail| StorageError::Corrupt {
-            what: format!("raft snapshot {}", self.path.display()),
-            detail,
-        })?;
-        let length = u32::try_from(chunk.len()).expect("checked against CHUNK_BYTES_MAX");
-        self.file
-            .write_all(&length.to_be_bytes())
-            .and_then(|()| self.file.write_all(chunk))
-            .map_err(StorageError::io("write", &self.part))
-    }
-
-    /// True once the last chunk was pushed.
-    pub fn is_complete(&self) -> bool {
-        self.check.complete
-    }
-
-    /// Ends the complete stream, ready for [`State::install`] or [`State::discard`]. Returns the range
-    /// and the position it stands for. Nothing is durable: a crash loses it, as if it had not come.
-    pub fn finish(mut self) -> Result<(RangeId, Applied)> {
-        let header = self.check.header.clone().filter(|_| self.check.complete);
-        let header = header.ok_or_else(|| StorageError::Corrupt {
-            what: format!("raft snapshot {}", self.path.display()),
-            detail: "it ends early".to_owned(),
-        })?;
-        self.file.flush().map_err(StorageError::io("write", &self.part))?;
-        std::fs::rename(&self.part, &self.path).map_err(StorageError::io("rename", &self.part))?;
-        self.finished = true;
-        Ok((header.range, header.applied))
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if !self.finished {
-            // What stays is removed at the next start.
-            drop(std::fs::remove_file(&self.part));
-        }
-    }
-}
-
 /// Follows a stream and finds what is wrong with it.
 #[derive(Default)]
-struct StreamCheck {
+pub struct StreamCheck {
     number: u32,
     stage: u8,
-    header: Option<Header>,
+    /// What the first chunk says.
+    pub header: Option<Header>,
     totals: Totals,
-    complete: bool,
+    /// The last chunk came.
+    pub complete: bool,
 }
 
 impl StreamCheck {
-    fn chunk(&mut self, chunk: &Bytes) -> Result<(), String> {
+    /// Looks at the next chunk; the error says what is wrong.
+    pub fn chunk(&mut self, chunk: &Bytes) -> Result<(), String> {
         let (number, kind, mut content) = unframe(chunk)?;
         if number != self.number {
             return Err(format!("chunk {number} came in place of chunk {}", self.number));
@@ -395,10 +317,16 @@ impl StreamCheck {
     }
 }
 
+/// Where the chunks of a staged raft snapshot come from.
+enum Source {
+    Memory(std::vec::IntoIter<Bytes>),
+    File(BufReader<File>),
+}
+
 /// Reads a staged raft snapshot back, in order.
 pub struct Reader {
     path: PathBuf,
-    file: BufReader<File>,
+    chunks: Source,
     number: u32,
     /// The chunk that was read and not used up.
     kind: Option<Kind>,
@@ -407,12 +335,21 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a file that [`Staging::finish`] left.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(StorageError::io("open", path))?;
+    /// Reads what [`Staging::finish`](crate::state::Staging::finish) left.
+    pub fn open(staged: &Staged) -> Result<Self> {
+        let (path, chunks) = match staged {
+            Staged::Memory { path, kept } => {
+                (path, Source::Memory(kept.chunks().to_vec().into_iter()))
+            }
+            Staged::File(path) => {
+                let file = File::open(path).map_err(StorageError::io("open", path))?;
+                // What is longer than the buffer goes past it.
+                (path, Source::File(BufReader::new(file)))
+            }
+        };
         Ok(Self {
-            path: path.to_owned(),
-            file: BufReader::with_capacity(1 << 20, file),
+            path: path.clone(),
+            chunks,
             number: 0,
             kind: None,
             content: Bytes::new(),
@@ -468,15 +405,7 @@ impl Reader {
         if let Some(kind) = self.kind {
             return Ok(kind);
         }
-        let mut length = [0; 4];
-        self.read(&mut length)?;
-        let length = u32::from_be_bytes(length) as usize;
-        if length > CHUNK_BYTES_MAX {
-            return Err(self.corrupt("a chunk is too long"));
-        }
-        let mut chunk = vec![0; length];
-        self.read(&mut chunk)?;
-        let chunk = Bytes::from(chunk);
+        let chunk = self.next_chunk()?;
         let (number, kind, content) = unframe(&chunk).map_err(|detail| self.corrupt(detail))?;
         if number != self.number {
             return Err(self.corrupt("its chunks are out of order"));
@@ -487,13 +416,36 @@ impl Reader {
         Ok(kind)
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.file.read_exact(bytes).map_err(|error| {
-            if error.kind() == ErrorKind::UnexpectedEof {
-                return self.corrupt("it ends early");
+    fn next_chunk(&mut self) -> Result<Bytes> {
+        let file = match &mut self.chunks {
+            Source::Memory(chunks) => {
+                return chunks.next().ok_or_else(|| self.corrupt("it ends early"));
             }
-            StorageError::io("read", &self.path)(error)
-        })
+            Source::File(file) => file,
+        };
+        let mut length = [0; 4];
+        if let Err(error) = file.read_exact(&mut length) {
+            return Err(self.unreadable(error));
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > CHUNK_BYTES_MAX {
+            return Err(self.corrupt("a chunk is too long"));
+        }
+        // Changes that wait to be written keep it, so it is a new one, which is not filled with
+        // zeros first.
+        let mut chunk = Vec::with_capacity(length);
+        match file.take(length as u64).read_to_end(&mut chunk) {
+            Ok(read) if read < length => Err(self.corrupt("it ends early")),
+            Ok(_) => Ok(chunk.into()),
+            Err(error) => Err(self.unreadable(error)),
+        }
+    }
+
+    fn unreadable(&self, error: std::io::Error) -> StorageError {
+        if error.kind() == ErrorKind::UnexpectedEof {
+            return self.corrupt("it ends early");
+        }
+        StorageError::io("read", &self.path)(error)
     }
 
     fn corrupt(&self, detail: impl Into<String>) -> StorageError {
