@@ -27,6 +27,7 @@ mod operator_upgraded;
 mod paused;
 mod placement;
 mod pod_killed;
+mod ranges_lost;
 mod refused;
 mod reprotection;
 mod scaling;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         faults: reprotection::a_volume_is_replaced_when_somebody_says_so;
         faults: five_nodes::reboots_move_nothing_and_a_deleted_machine_is_made_good;
         faults: majority_lost::what_is_left_goes_on_by_consent;
+        faults: ranges_lost::their_last_copies_go_on_by_consent;
         faults: disk_emptied::it_joins_as_a_new_store;
         plain: operator_killed::a_cluster_comes_up_while_the_operator_dies;
         plain: operator_killed::two_operators_do_no_harm;

@@ -14,7 +14,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const RACK: &str = "example.com/rack";
 
 /// A command of holdfast-node in the first pod, on the nodes' own port.
-async fn command(world: &World, arguments: &[&str]) -> Result<String, String> {
+pub(crate) async fn command(world: &World, arguments: &[&str]) -> Result<String, String> {
     let mut command = vec!["/usr/local/bin/holdfast-node"];
     command.extend(arguments);
     command.extend(["--endpoints=localhost:2380", "--cacert=/etc/holdfast/tls/ca.crt"]);
