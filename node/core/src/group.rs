@@ -496,7 +496,7 @@ impl Group {
     pub fn applied(&mut self, index: Index) {
         // Nothing that a folded group does not know.
         if let Form::Working(working) = &mut self.form {
-            working.raft.advance_apply_to(index);
+            working.applied(index);
         }
     }
 
@@ -617,6 +617,17 @@ impl Group {
 }
 
 impl Working {
+    /// See [`Group::applied`].
+    fn applied(&mut self, index: Index) {
+        let last = self.raft.raft.raft_log.last_index();
+        self.raft.advance_apply_to(index);
+        // The library adds the second half of a joint change by itself, and sends it with whatever
+        // comes next: a heartbeat, as nothing is served meanwhile.
+        if self.raft.raft.raft_log.last_index() > last {
+            self.raft.raft.bcast_append();
+        }
+    }
+
     fn advance(
         &mut self,
         range: RangeId,
@@ -670,7 +681,7 @@ impl Working {
             let done = self.outstanding.pop_front().expect("checked above");
             self.raft.on_persist_ready(done.ready);
             if let Some(index) = done.installed {
-                self.raft.advance_apply_to(index);
+                self.applied(index);
             }
             if let Some(index) = done.last_entry {
                 self.persisted = index;

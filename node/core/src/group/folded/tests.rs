@@ -3,7 +3,11 @@
 use super::super::{Form, Group};
 use crate::effects::{LogReads, ReplicaBoot};
 use crate::ids::{Index, RangeId, ReplicaId};
-use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use protobuf::Message as _;
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
+    EntryType, Message, MessageType,
+};
 use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
@@ -50,6 +54,12 @@ impl Three {
                         }
                     }
                     sent.extend(group.persisted(1));
+                    for entry in &turn.committed {
+                        if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
+                            let change = ConfChangeV2::parse_from_bytes(&entry.data);
+                            group.apply_change(&change.expect("it was proposed"));
+                        }
+                    }
                     if let Some(last) = turn.committed.last() {
                         self.applied[place] = last.index;
                         group.applied(last.index);
@@ -181,4 +191,21 @@ fn late_answers_do_not_wake_a_leader_and_newer_terms_do() {
     three.groups[0].step(answer).unwrap();
     assert!(!three.groups[0].is_leader());
     assert_eq!(three.groups[0].term(), term + 1);
+}
+
+/// The range is not served between the halves.
+#[test]
+fn the_second_half_of_a_joint_change_waits_for_no_tick() {
+    let mut three = Three::elected();
+    let mut single = ConfChangeSingle { node_id: 3, ..ConfChangeSingle::default() };
+    single.set_change_type(ConfChangeType::RemoveNode);
+    let mut change = ConfChangeV2::default();
+    change.mut_changes().push(single);
+    change.set_transition(ConfChangeTransition::Implicit);
+    let before = three.groups[0].last_index();
+    assert!(three.groups[0].propose_change(Vec::new(), change));
+    three.settle();
+    assert_eq!(three.groups[0].last_index(), before + 2);
+    assert_eq!(three.groups[0].members().voters, [1, 2]);
+    assert!(!three.groups[0].is_joint());
 }
