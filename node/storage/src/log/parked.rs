@@ -15,7 +15,7 @@
 use super::{HARD_STATE_KEY, OWN_GROUP, TRUNCATED_KEY};
 use crate::error::{Result, StorageError};
 use holdfast_core::effects::LogWrite;
-use holdfast_core::ids::{Index, RangeId};
+use holdfast_core::ids::RangeId;
 use holdfast_core::state::Applied;
 use raft::eraftpb::HardState;
 use raft_engine::env::FileSystem;
@@ -39,10 +39,8 @@ pub(super) struct Parked {
 /// Where the log of a range is, in the middle of a write.
 enum Place {
     Parked(Parked),
-    /// It has a group, or nothing. `last` is its last entry, `None` if it has none.
-    Group {
-        last: Option<Index>,
-    },
+    /// It has a group, or nothing.
+    Group,
     /// It has a group that this write has changed.
     Changed,
 }
@@ -113,7 +111,7 @@ impl<'a, F: FileSystem> Places<'a, F> {
         }
         Ok(match Parked::of(self.engine, range)? {
             Some(parked) => Place::Parked(parked),
-            None => Place::Group { last: self.engine.last_index(range.0) },
+            None => Place::Group,
         })
     }
 
@@ -125,24 +123,27 @@ impl<'a, F: FileSystem> Places<'a, F> {
         let cut = truncate.filter(|cut| cut.index > 0);
         let place = self.take(range)?;
         let left = entries.iter().any(|entry| cut.is_none_or(|cut| entry.index > cut.index));
-        let before = match &place {
-            _ if *destroy => HardState::default(),
-            Place::Parked(parked) => parked.hard_state.clone(),
-            Place::Group { .. } | Place::Changed => {
-                let known = self.engine.get_message(range.0, HARD_STATE_KEY);
-                known.map_err(StorageError::log("read"))?.unwrap_or_default()
-            }
-        };
         let end = match &place {
             _ if left => None,
             _ if *destroy => cut,
             Place::Parked(parked) => cut.or(Some(parked.truncated)),
-            Place::Group { last } => cut.filter(|cut| last.is_none_or(|last| last <= cut.index)),
+            Place::Group => {
+                let last = |cut: &Applied| self.engine.last_index(range.0).unwrap_or(cut.index);
+                cut.filter(|cut| last(cut) <= cut.index)
+            }
             // What it has is only known when this write is done.
             Place::Changed => None,
         };
         if let Some(truncated) = end {
-            let hard_state = hard_state.clone().unwrap_or(before);
+            let hard_state = match (hard_state, &place) {
+                (Some(new), _) => new.clone(),
+                (None, _) if *destroy => HardState::default(),
+                (None, Place::Parked(parked)) => parked.hard_state.clone(),
+                (None, Place::Group | Place::Changed) => {
+                    let known = self.engine.get_message(range.0, HARD_STATE_KEY);
+                    known.map_err(StorageError::log("read"))?.unwrap_or_default()
+                }
+            };
             let parked = Parked { hard_state, truncated };
             if !matches!(place, Place::Parked(_)) {
                 batch.add_command(range.0, Command::Clean);
