@@ -5,6 +5,7 @@
 //! [`ApplyBatch`]; the range lease is held only between seeing the own registration applied and
 //! the first sign of another term.
 
+mod extras;
 pub mod merging;
 mod ranking;
 
@@ -13,25 +14,23 @@ use crate::check::{Checkpoint, Fingerprint, HashTask};
 use crate::command::{Change, Decision, Entry};
 use crate::dedup::{Dedup, Seen};
 use crate::descriptor::{RangeDescriptor, ReplicaDescriptor, ReplicaKind};
-use crate::effects::Millis;
 use crate::eval;
-use crate::feed::FeedId;
 use crate::group::Group;
 use crate::ids::{Index, NodeId, RangeId, ReplicaId, RequestId, Revision, Term};
 use crate::key::Span;
-use crate::leaseholder::{Asker, Leaseholder};
+use crate::leaseholder::Leaseholder;
 use crate::load::Load;
-use crate::message::RoutedRequest;
 use crate::node::Growth;
-use crate::seldom::{Empty, Seldom};
+use crate::seldom::Seldom;
 use crate::state::{Applied, ApplyBatch, Mutation, StateReads, SystemRow};
 use bytes::Bytes;
+pub use extras::Extras;
 use merging::Merging;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, EntryType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 /// Key of the system row with the descriptor.
 pub const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -183,69 +182,7 @@ pub struct Replica {
     pub seldom: Seldom<Extras>,
 }
 
-/// What a replica needs only at times.
-#[derive(Debug, Default)]
-pub struct Extras {
-    /// Who watches.
-    pub subscribers: BTreeMap<FeedId, Subscriber>,
-    /// Requests that wait for the lease, which is on its way.
-    pub waiting: Vec<(Asker, RoutedRequest)>,
-    /// A cut is proposed: who waits for it.
-    pub admin: Option<Asker>,
-    /// Since when this replica has held the lease of a range locked by that transaction, and when
-    /// it asked for the outcome.
-    pub intent_since: Option<(RequestId, Millis)>,
-    /// Raft snapshots of these keys are being pinned for these replicas.
-    pub pinning: Vec<(u64, Span)>,
-    /// Nodes that say that this replica was removed.
-    pub told_removed: BTreeSet<NodeId>,
-    /// Where members are that the descriptor does not know: they wrote from there.
-    pub strangers: BTreeMap<ReplicaId, NodeId>,
-}
-
-impl Extras {
-    fn is_empty(&self) -> bool {
-        let Self { subscribers, waiting, admin, intent_since, pinning, told_removed, strangers } =
-            self;
-        subscribers.is_empty()
-            && waiting.is_empty()
-            && admin.is_none()
-            && intent_since.is_none()
-            && pinning.is_empty()
-            && told_removed.is_empty()
-            && strangers.is_empty()
-    }
-}
-
-impl Empty for Extras {
-    fn empty() -> &'static Self {
-        static EMPTY: LazyLock<Extras> = LazyLock::new(Extras::default);
-        &EMPTY
-    }
-}
-
 impl Replica {
-    /// Requests that waited for the lease wait no more.
-    pub fn take_waiting(&mut self) -> Vec<(Asker, RoutedRequest)> {
-        self.seldom.there().map(|seldom| std::mem::take(&mut seldom.waiting)).unwrap_or_default()
-    }
-
-    /// Who waits for a cut waits no more.
-    pub fn take_admin(&mut self) -> Option<Asker> {
-        self.seldom.there()?.admin.take()
-    }
-
-    /// Nobody watches any more; gives who did.
-    pub fn take_subscribers(&mut self) -> Vec<FeedId> {
-        let all = self.seldom.there().map(|seldom| std::mem::take(&mut seldom.subscribers));
-        all.unwrap_or_default().into_keys().collect()
-    }
-
-    /// One of those who watch.
-    pub fn subscriber(&mut self, feed: &FeedId) -> Option<&mut Subscriber> {
-        self.seldom.there()?.subscribers.get_mut(feed)
-    }
-
     /// Ticks again: there is work, or may be. `awake` is the node's list of those that do.
     pub fn wake(&mut self, awake: &mut BTreeSet<RangeId>) {
         self.asleep = false;

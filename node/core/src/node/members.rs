@@ -125,8 +125,7 @@ impl Node {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
         }
-        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
-        {
+        if replica.is_being_changed() {
             return self.outcome(asker, done("a change is under way"));
         }
         let caught_up = caught_up(&replica.group);
@@ -199,8 +198,7 @@ impl Node {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
         };
-        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
-        {
+        if replica.is_being_changed() {
             return self.outcome(asker, done("a change is under way"));
         }
         let mut all = descriptor.voters().chain([learner]).map(|own| own.replica);

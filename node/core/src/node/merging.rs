@@ -381,8 +381,7 @@ impl Node {
         else {
             return;
         };
-        let changing = replica.group.is_changing() || replica.group.is_joint();
-        if current == Some(*generation) && !changing && replica.seldom.admin.is_none() {
+        if current == Some(*generation) && !replica.is_being_changed() {
             replica.group.propose(entry.encode());
         }
         // Nothing may follow it in this log that was planned before it.

@@ -264,8 +264,7 @@ impl Node {
             let error = Error::Refused(format!("{range} has changed meanwhile"));
             return self.outcome(asker, Outcome::Done(Err(error)));
         };
-        if replica.group.is_changing() || replica.group.is_joint() || replica.seldom.admin.is_some()
-        {
+        if replica.is_being_changed() {
             return self.out.misrouted(asker, Misrouted::Busy);
         }
         let work = Work::Change(Box::new(Entry::Rank { generation, first: first.replica }));
