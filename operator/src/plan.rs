@@ -245,7 +245,7 @@ pub fn plan(cluster: &HoldfastCluster, observed: &Observed, valid: bool, now: Ti
         || previous.operation.is_some() != status.operation.is_some();
     let requeue = requeue(&status, observed, moves, fully_replicated, now);
     let held = held(&status);
-    let gateway = if acts { scale::gateway(observed, status.operation.as_ref()) } else { vec![] };
+    let gateway = if acts { scale::gateway(observed, &status) } else { vec![] };
     Plan {
         status,
         gateway,

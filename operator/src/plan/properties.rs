@@ -6,7 +6,7 @@
 //! there, and the cluster refuses what the real one does.
 
 use super::fixture::{Fixture, host, member, well};
-use super::operations::{Outcome, absorb};
+use super::operations::{Outcome, absorb, ordinal_of};
 use super::placement::absorb_change;
 use super::scale::DRAIN_TTL;
 use super::{Action, Plan, plan};
@@ -545,6 +545,10 @@ impl World {
             let name = names::pod("demo", plan.status.nodes);
             let empty = self.truth.nodes.iter().all(|it| it.name != name || it.ranges == 0);
             assert!(empty && seen.is_some(), "{name} is taken away with what it holds");
+        }
+        for change in plan.gateway.iter().filter(|change| change.wanted) {
+            let stays = ordinal_of(&change.pod).is_some_and(|it| it < plan.status.nodes);
+            assert!(stays, "clients are sent to {}, which was taken away", change.pod);
         }
         Self::check_placing(plan);
         match &plan.action {

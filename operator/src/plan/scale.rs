@@ -80,12 +80,15 @@ fn out_of_gateway(context: &Context<'_>, operation: &Operation) -> bool {
     pod.is_none_or(|pod| !pod.ready || (!pod.in_gateway && left >= GATEWAY_PAUSE))
 }
 
-/// Pods whose place in the gateway is to change: the one that is drained leaves, all others are in it.
-pub(super) fn gateway(observed: &Observed, operation: Option<&Operation>) -> Vec<InGateway> {
+/// Pods whose place in the gateway is to change: the one that is drained leaves, and does not come back when
+/// it was taken away but is still there. All others are in it.
+pub(super) fn gateway(observed: &Observed, status: &HoldfastClusterStatus) -> Vec<InGateway> {
+    let operation = status.operation.as_ref();
     let leaving = operation.filter(|operation| operation.kind == OperationType::ScaleDown);
     let pods = observed.pods.iter().filter(|(_, view)| !view.terminating);
     pods.filter_map(|(pod, view)| {
-        let wanted = leaving.is_none_or(|operation| operation.pod != *pod);
+        let stays = operations::ordinal_of(pod).is_some_and(|ordinal| ordinal < status.nodes);
+        let wanted = stays && leaving.is_none_or(|operation| operation.pod != *pod);
         let change = InGateway { pod: pod.clone(), uid: view.uid.clone(), wanted };
         (view.in_gateway != wanted).then_some(change)
     })
