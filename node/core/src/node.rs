@@ -55,6 +55,7 @@ mod routing;
 mod serving;
 mod shrinking;
 mod splitting;
+mod standing;
 mod status;
 mod transactions;
 mod unavailable;
@@ -168,6 +169,8 @@ pub struct Node {
     dirty: BTreeSet<RangeId>,
     /// Every range that does not sleep, and some that do (see `leadership`).
     awake: BTreeSet<RangeId>,
+    /// Ranges whose leader is gone, for a short time.
+    standing: BTreeMap<RangeId, standing::Standing>,
     look_for_awake_at: Millis,
     /// How much log there is.
     logs: LogSizes,
@@ -243,6 +246,7 @@ impl Node {
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
             awake: BTreeSet::new(),
+            standing: BTreeMap::new(),
             look_for_awake_at: 0,
             logs: LogSizes::default(),
             members: Alike::default(),

@@ -153,7 +153,7 @@ pub struct Replica {
     pub asleep: bool,
     /// Ticks without work.
     pub idle_ticks: u32,
-    /// Campaign when this many ticks have passed (a dead leader was noticed).
+    /// Campaign when this many ticks have passed (it has just begun).
     pub campaign_in: Option<u32>,
     /// A watermark question is under way.
     pub asking_watermark: bool,

@@ -22,8 +22,6 @@ use std::collections::BTreeSet;
 const META_STAYS_MS: Millis = 50;
 /// Ticks without work after which a leader puts its range to sleep.
 const SLEEP_TICKS: u32 = 20;
-/// Ticks between campaigns of replicas of successive rank, when a leader is known to be gone.
-const RANK_TICKS: u32 = 2;
 /// Ticks for which a better placed replica must have been ready before it gets the leadership.
 const REBALANCE_TICKS: u32 = 20;
 /// Between two looks for replicas that seem to have been removed.
@@ -50,6 +48,7 @@ impl Node {
         self.follow_sequencer();
         self.router_tick();
         self.watch_tick();
+        self.stand();
         if self.now < self.last_tick + self.config.tick_ms {
             return;
         }
@@ -232,26 +231,6 @@ impl Node {
         for node in gone {
             self.leader_gone(node);
             self.resend_from(node);
-        }
-    }
-
-    /// A node is gone: its ranges need new leaders, the best placed first.
-    fn leader_gone(&mut self, node: NodeId) {
-        let peers = &self.peers;
-        for (range, replica) in self.replicas.iter_mut() {
-            if replica.leader_node() != Some(node) {
-                continue;
-            }
-            replica.wake(&mut self.awake);
-            replica.group.forget_leader();
-            let rank = replica
-                .rank(|peer| peer != node && peers.get(&peer).is_none_or(|known| !known.down));
-            if rank == 0 {
-                replica.group.campaign();
-            } else {
-                replica.campaign_in = Some(rank as u32 * RANK_TICKS);
-            }
-            self.dirty.insert(*range);
         }
     }
 
