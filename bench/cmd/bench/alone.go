@@ -262,11 +262,11 @@ func reprotectOnce(ctx context.Context, p *pair, nodes, bytes int) (seen reprote
 }
 
 // copySyncBytes is how often a node makes durable what it installs.
-const copySyncBytes = 1 << 20
+const copySyncBytes = 2 << 20
 
 // plainCopy is the time of the same work without a store: so many bytes in so many pieces, shared by so
-// many writers. Like a copy of a range, each piece is read from a file, written to one file, read from
-// there, and written to another, which is made durable bit by bit.
+// many writers. Like a copy of a range, each piece is read from a file and written to another one, which is
+// made durable bit by bit.
 func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return 0, err
@@ -280,8 +280,8 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 	if err := os.WriteFile(source, text, 0o600); err != nil {
 		return 0, err
 	}
-	copyPiece := func(from, to string, durable bool) error {
-		in, err := os.Open(from)
+	copyPiece := func(to string) error {
+		in, err := os.Open(source)
 		if err != nil {
 			return err
 		}
@@ -297,10 +297,8 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 			if err != nil || copied == 0 {
 				return err
 			}
-			if durable {
-				if err := syscall.Fdatasync(int(out.Fd())); err != nil {
-					return err
-				}
+			if err := syscall.Fdatasync(int(out.Fd())); err != nil {
+				return err
 			}
 		}
 	}
@@ -310,15 +308,7 @@ func plainCopy(dir string, bytes, pieces, writers int) (float64, error) {
 	for writer := range writers {
 		copying.Go(func() {
 			for piece := writer; piece < pieces; piece += writers {
-				staged := filepath.Join(dir, fmt.Sprintf("staged-%d", piece))
-				err := copyPiece(source, staged, false)
-				if err == nil {
-					err = copyPiece(staged, filepath.Join(dir, fmt.Sprintf("state-%d", piece)), true)
-				}
-				if err == nil {
-					err = os.Remove(staged)
-				}
-				if err != nil {
+				if err := copyPiece(filepath.Join(dir, fmt.Sprintf("state-%d", piece))); err != nil {
 					failure.Store(err)
 					return
 				}

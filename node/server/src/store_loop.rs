@@ -29,6 +29,8 @@ mod readers;
 
 mod snapshots;
 
+mod turns;
+
 pub use mail::{Inbox, Mail, PeerMail, SnapshotSink, ask};
 pub use snapshots::receive as receive_snapshots;
 

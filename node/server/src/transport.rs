@@ -22,6 +22,8 @@ mod listener;
 
 mod pace;
 
+mod pieces;
+
 mod session;
 
 mod snapshot;
@@ -47,6 +49,7 @@ use holdfast_core::message::{InternalReply, Message, MetaRequest};
 use least::Least;
 use link::Link;
 use parking_lot::Mutex;
+use pieces::Pieces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -135,6 +138,7 @@ struct Shared {
     tombstoned: Mutex<BTreeSet<NodeId>>,
     counts: listener::Counts,
     pacer: Arc<Pacer>,
+    pieces: Arc<Pieces>,
     /// Refusals that were logged, so that each is logged once.
     refusals: Mutex<BTreeSet<String>>,
     stopped: AtomicBool,
@@ -164,6 +168,7 @@ impl Transport {
             tombstoned: Mutex::default(),
             counts: listener::Counts::default(),
             pacer: Pacer::new(snapshot_rates),
+            pieces: Arc::default(),
             refusals: Mutex::default(),
             stopped: AtomicBool::new(false),
         });

@@ -5,10 +5,10 @@
 //! state ends the process.
 
 use super::mail::{Inbox, Mail, SnapshotSink};
+use super::turns::Turns;
 use crate::priority::background;
 use crate::shutdown::{chain, fatal};
 use crate::transport::{Part, SnapshotReceiver, Transport};
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use holdfast_core::effects::{Input, SnapshotEffect};
 use holdfast_core::group::snapshot_position;
@@ -149,10 +149,9 @@ fn send_streams(tools: &Tools, streams: &Receiver<Stream>) {
 fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
     let pinned = stream.pinned.ok_or_else(|| io::Error::other("its state was let go"))?;
     let mut sender = tools.transport.open_snapshot(stream.node)?;
-    let mut bytes = 0;
-    for chunk in pinned.chunks() {
-        sender.send(&chunk)?;
-        bytes += chunk.len() as u64;
+    let (mut chunks, mut bytes) = (pinned.chunks(), 0);
+    while let Some(length) = sender.send(|chunk| chunks.fill(chunk))? {
+        bytes += length as u64;
         tools.sent.lock().insert((stream.range, stream.node), bytes);
     }
     sender.finish(&stream.message)
@@ -162,21 +161,21 @@ fn send(tools: &Tools, stream: Stream) -> io::Result<()> {
 pub fn receive(state: &State, inbox: &Inbox) -> Box<SnapshotSink> {
     let (state, inbox) = (state.clone(), Arc::clone(inbox));
     let last_staged = AtomicU64::new(0);
+    let turns = Arc::new(Turns::default());
     // Each has a place of its own, so they come in side by side: a sender that had to wait for
     // another's end would take this node for dead.
     Box::new(move |from, mut receiver: SnapshotReceiver| {
         background();
         let staged = last_staged.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut staging = state.stage(staged);
+        let (mut staging, turn) = (state.stage(staged), turns.enter());
         let message = loop {
+            turn.wait(|longest| state.await_staging_room(longest));
             match receiver.receive()? {
-                Part::Data(piece) => {
-                    // The staged snapshot may keep it: a copy of exactly its size.
-                    staging.push(&Bytes::copy_from_slice(piece)).map_err(io::Error::other)?;
-                }
+                Part::Data(piece) => staging.push(&piece).map_err(io::Error::other)?,
                 Part::End(message) => break *message,
             }
         };
+        drop(turn);
         let (_, position) = staging.finish().map_err(io::Error::other)?;
         if snapshot_position(&message) != Some(position) {
             state.discard(staged).map_err(io::Error::other)?;

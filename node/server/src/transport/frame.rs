@@ -3,6 +3,7 @@
 //!
 //! Invariant: a frame is read whole and checked before anything in it is believed.
 
+use super::pieces::Piece;
 use holdfast_core::message::{self, Message};
 use std::io::{self, Read, Write};
 
@@ -15,6 +16,9 @@ pub(super) const FRAME_BYTES_MAX: usize = 256 << 20;
 
 /// Bytes to ask the socket for at once.
 const READ_BYTES: usize = 64 << 10;
+
+/// The most that is read at once of a frame whose length is not known to be right.
+const READ_AT_ONCE_BYTES: usize = 1 << 20;
 
 /// A buffer that grew beyond this is given back once it is empty.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
@@ -107,24 +111,69 @@ fn seal(frame: &mut [u8]) {
 
 /// Writes `payload` as one frame.
 pub(super) fn write_frame(writer: &mut impl Write, payload: &[u8]) -> io::Result<()> {
-    let mut frame = Vec::new();
-    refill_frame(&mut frame, &[payload]);
+    let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
+    frame.resize(HEADER_BYTES, 0);
+    frame.extend_from_slice(payload);
+    seal(&mut frame);
     writer.write_all(&frame)
 }
 
-/// Replaces what is in `frame` by one with the payload `parts`. Its memory is used again, unless it
-/// has grown large.
-pub(super) fn refill_frame(frame: &mut Vec<u8>, parts: &[&[u8]]) {
+/// Replaces what is in `frame` by one whose payload is the byte `kind` and what `fill` appends. Its memory is
+/// used again, unless it has grown large. Returns how many bytes were appended, or `None` when `fill` says
+/// by false that there is nothing more.
+pub(super) fn fill_frame(
+    frame: &mut Vec<u8>,
+    kind: u8,
+    fill: impl FnOnce(&mut Vec<u8>) -> bool,
+) -> Option<usize> {
     if frame.capacity() > BUFFER_BYTES_KEPT {
         *frame = Vec::new();
     }
     frame.clear();
-    frame.reserve(HEADER_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
     frame.resize(HEADER_BYTES, 0);
-    for part in parts {
-        frame.extend_from_slice(part);
+    frame.push(kind);
+    if !fill(frame) {
+        return None;
     }
     seal(frame);
+    Some(frame.len() - HEADER_BYTES - 1)
+}
+
+/// Reads one frame from a connection that is read through no buffer; `piece` gives memory for a payload of
+/// that length.
+pub(super) fn read_frame(
+    reader: &mut impl Read,
+    piece: impl FnOnce(usize) -> Piece,
+) -> io::Result<Piece> {
+    let mut header = [0; HEADER_BYTES];
+    reader.read_exact(&mut header)?;
+    let length = payload_length(header[..4].try_into().expect("four bytes were sliced"))?;
+    let crc = u32::from_le_bytes(header[4..].try_into().expect("four bytes were sliced"));
+    // The length is not checked yet: memory is only taken for what came.
+    let mut piece = piece(length.min(READ_AT_ONCE_BYTES));
+    let payload = &mut piece.bytes;
+    let mut read = 0;
+    while read < length {
+        let more = (read + READ_AT_ONCE_BYTES).min(length);
+        // Memory that is used again need not be filled with zeros first.
+        payload.resize(more, 0);
+        reader.read_exact(&mut payload[read..])?;
+        read = more;
+    }
+    payload.truncate(length);
+    if crc32fast::hash(payload) != crc {
+        return Err(invalid("a frame was damaged on its way"));
+    }
+    Ok(piece)
+}
+
+/// The length of a payload as a header tells it.
+fn payload_length(header: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(header) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(invalid(format!("a frame of {length} bytes is larger than allowed")));
+    }
+    Ok(length)
 }
 
 /// Reads frames from a connection through a buffer.
@@ -160,10 +209,7 @@ impl FrameReader {
     fn whole(&self) -> io::Result<Option<usize>> {
         let data = &self.buffer[self.start..self.end];
         let Some(header) = data.first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*header) as usize;
-        if length > FRAME_BYTES_MAX {
-            return Err(invalid(format!("a frame of {length} bytes is larger than allowed")));
-        }
+        let length = payload_length(*header)?;
         Ok((data.len() >= HEADER_BYTES + length).then_some(length))
     }
 
@@ -225,9 +271,11 @@ pub(super) fn invalid(text: impl Into<String>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pieces::Pieces;
     use super::*;
     use bytes::Bytes;
     use holdfast_core::ids::{RangeId, ReplicaId};
+    use std::sync::Arc;
 
     fn raft(size: usize) -> Message {
         Message::Raft {
@@ -286,6 +334,31 @@ mod tests {
         }
         let small = pass(100);
         assert!(small.0 < 10_000 && small.1 <= BUFFER_BYTES_LEAST, "{small:?}");
+    }
+
+    #[test]
+    fn pieces_come_out_as_they_went_in() {
+        let receiving = Arc::new(Pieces::default()).enter();
+        let mut frame = Vec::new();
+        // Smaller than the one before, larger, empty, and larger than what is read at once.
+        for size in [70_000, 100, 80_000, 0, 3_000_000, 5] {
+            let content: Vec<u8> = (0..size).map(|number: u32| number as u8).collect();
+            let length = fill_frame(&mut frame, 1, |frame| {
+                frame.extend_from_slice(&content);
+                true
+            });
+            assert_eq!(length, Some(content.len()));
+            let mut source = Trickle { bytes: &frame, step: 1 };
+            let piece = read_frame(&mut source, |length| receiving.piece(length)).unwrap();
+            assert_eq!((piece.bytes[0], &piece.bytes[1..]), (1, content.as_slice()));
+            *frame.last_mut().unwrap() ^= 1;
+            assert!(read_frame(&mut frame.as_slice(), |length| receiving.piece(length)).is_err());
+        }
+        assert_eq!(fill_frame(&mut frame, 1, |_| false), None);
+        let huge = [0xff; 16];
+        assert!(read_frame(&mut huge.as_slice(), |length| receiving.piece(length)).is_err());
+        let short = [100, 0, 0, 0, 1, 1, 1, 1, 1];
+        assert!(read_frame(&mut short.as_slice(), |length| receiving.piece(length)).is_err());
     }
 
     #[test]

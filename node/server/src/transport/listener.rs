@@ -118,7 +118,8 @@ fn handle(stream: PeerStream, side: Counted<'_>, shared: &Arc<Shared>) -> io::Re
                 return hello::refuse(&stream, "too many snapshots at the same time");
             }
             hello::accept(&stream, &hello, local.node, local.incarnation)?;
-            let receiver = SnapshotReceiver::new(stream, Arc::clone(&shared.pacer))?;
+            let receiver =
+                SnapshotReceiver::new(stream, Arc::clone(&shared.pacer), &shared.pieces)?;
             shared.events.snapshot(hello.node, receiver)
         }
         Purpose::Ask => {

@@ -3,11 +3,13 @@
 //!
 //! Layout after the handshake: frames that begin with 0 (a piece of data) or 1 (the message that
 //! completes the snapshot); the receiver answers the latter with one frame: 1 once everything is
-//! staged. Invariant: memory is bounded by one piece on each side.
+//! staged. Invariant: memory is bounded by one piece on each side, and what the receiver's user keeps.
 
-use super::frame::{FrameReader, invalid, refill_frame, write_frame};
+use super::frame::{FrameReader, fill_frame, invalid, read_frame, write_frame};
+use super::pieces::{Pieces, Receiving};
 use super::stream::PeerStream;
 use super::throttle::Pacer;
+use bytes::Bytes;
 use holdfast_core::message::{self, Message};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -36,11 +38,13 @@ impl SnapshotSender {
         Ok(Self { stream, pacer, frame: Vec::new() })
     }
 
-    /// Sends one piece of at most a few MiB, waiting as the pace says.
-    pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.pacer.send(piece.len());
-        refill_frame(&mut self.frame, &[&[DATA], piece]);
-        (&self.stream).write_all(&self.frame)
+    /// Sends the piece of at most a few MiB that `fill` appends to what it is given, waiting as the pace says.
+    /// Returns its length in bytes; `None` if there is none, which `fill` says by false.
+    pub fn send(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> io::Result<Option<usize>> {
+        let Some(length) = fill_frame(&mut self.frame, DATA, fill) else { return Ok(None) };
+        self.pacer.send(length);
+        (&self.stream).write_all(&self.frame)?;
+        Ok(Some(length))
     }
 
     /// Sends the message that completes the snapshot and waits until all of it is staged there.
@@ -56,9 +60,9 @@ impl SnapshotSender {
 
 /// What a receiver gets.
 #[derive(Debug)]
-pub enum Part<'a> {
-    /// The next piece of data, as it was sent.
-    Data(&'a [u8]),
+pub enum Part {
+    /// The next piece of data, as it was sent. To keep it is to keep no more than it.
+    Data(Bytes),
     /// That was all; this message completes the snapshot.
     End(Box<Message>),
 }
@@ -67,26 +71,31 @@ pub enum Part<'a> {
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     stream: PeerStream,
-    reader: FrameReader,
+    receiving: Receiving,
     pacer: Arc<Pacer>,
 }
 
 impl SnapshotReceiver {
-    pub(super) fn new(stream: PeerStream, pacer: Arc<Pacer>) -> io::Result<Self> {
+    pub(super) fn new(
+        stream: PeerStream,
+        pacer: Arc<Pacer>,
+        pieces: &Arc<Pieces>,
+    ) -> io::Result<Self> {
         stream.set_read_timeout(PATIENCE)?;
-        Ok(Self { stream, reader: FrameReader::default(), pacer })
+        Ok(Self { stream, receiving: pieces.enter(), pacer })
     }
 
     /// The next part, waiting as the pace says: a sender that is faster waits for its connection.
-    pub fn receive(&mut self) -> io::Result<Part<'_>> {
-        match self.reader.read(&mut &self.stream)?.split_first() {
-            Some((&DATA, piece)) => {
+    pub fn receive(&mut self) -> io::Result<Part> {
+        let payload =
+            read_frame(&mut &self.stream, |length| self.receiving.piece(length))?.freeze();
+        match payload.first() {
+            Some(&DATA) => {
+                let piece = payload.slice(1..);
                 self.pacer.receive(piece.len());
                 Ok(Part::Data(piece))
             }
-            Some((&END, encoded)) => {
-                Ok(Part::End(Box::new(message::decode(encoded).map_err(invalid)?)))
-            }
+            Some(&END) => Ok(Part::End(Box::new(message::decode(&payload[1..]).map_err(invalid)?))),
             _ => Err(invalid("the sender sent nonsense")),
         }
     }

@@ -53,7 +53,7 @@ impl PeerEvents for Recorder {
         let mut data = Vec::new();
         let end = loop {
             match receiver.receive()? {
-                Part::Data(piece) => data.extend_from_slice(piece),
+                Part::Data(piece) => data.extend_from_slice(&piece),
                 Part::End(message) => break *message,
             }
         };
@@ -269,8 +269,13 @@ fn a_snapshot((one, two): (Peer, Peer)) {
     let mut sender = one.transport.open_snapshot(NodeId(2)).unwrap();
     let data: Vec<u8> = (0..5_000_000_u32).map(|number| number as u8).collect();
     for piece in data.chunks(1 << 20) {
-        sender.send(piece).unwrap();
+        let fill = |frame: &mut Vec<u8>| {
+            frame.extend_from_slice(piece);
+            true
+        };
+        assert_eq!(sender.send(fill).unwrap(), Some(piece.len()));
     }
+    assert_eq!(sender.send(|_| false).unwrap(), None);
     sender.finish(&numbered(1, 1)).unwrap();
     assert_eq!(two.next(), Seen::Snapshot(NodeId(1), data, numbered(1, 1)));
     assert!(one.transport.open_snapshot(NodeId(9)).is_err());

@@ -46,7 +46,7 @@ const LOAD_GATHER: usize = 300_000;
 /// Versions written in one transaction.
 const LOAD_SLICE: usize = 20_000;
 /// The same in bytes of their keys and values: what goes to the disk at once makes the raft log wait.
-const LOAD_SLICE_BYTES: usize = 1 << 20;
+const LOAD_SLICE_BYTES: usize = 2 << 20;
 
 /// What is to be done to a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::state::codec::{Facts, Position, crc};
 use crate::state::staging::Staged;
 use crate::state::tables::DiskView;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use holdfast_core::ids::RangeId;
 use holdfast_core::key::{Span, successor};
 use holdfast_core::state::{Applied, Version};
@@ -140,7 +140,6 @@ enum Stage {
         /// Where to look for more keys.
         from: Option<Bytes>,
     },
-    End,
     Done,
 }
 
@@ -148,8 +147,16 @@ impl Iterator for Chunks {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
+        let mut chunk = Vec::new();
+        self.fill(&mut chunk).then(|| chunk.into())
+    }
+}
+
+impl Chunks {
+    /// Appends the next chunk to `chunk`, behind what is there already. False after the last one.
+    pub fn fill(&mut self, chunk: &mut Vec<u8>) -> bool {
+        let start = chunk.len();
         // What follows is written behind the place of the frame, so that nothing is copied again.
-        let mut chunk = BytesMut::with_capacity(FRAME_LEN);
         chunk.put_bytes(0, FRAME_LEN);
         let kind = match &mut self.stage {
             Stage::Header => {
@@ -159,10 +166,10 @@ impl Iterator for Chunks {
                 Kind::Header
             }
             Stage::System(rows) => {
-                while chunk.len() < CHUNK_BYTES {
+                while chunk.len() - start < CHUNK_BYTES {
                     let Some((key, value)) = rows.pop_front() else { break };
-                    put_bytes(&mut chunk, &key);
-                    put_bytes(&mut chunk, &value);
+                    put_bytes(chunk, &key);
+                    put_bytes(chunk, &value);
                     self.totals.system += 1;
                 }
                 if rows.is_empty() {
@@ -176,29 +183,27 @@ impl Iterator for Chunks {
             }
             Stage::Changes { .. } => {
                 chunk.reserve(CHUNK_BYTES + CHUNK_BYTES / 4);
-                self.changes(&mut chunk);
-                if chunk.len() == FRAME_LEN {
-                    self.stage = Stage::End;
-                    return self.next();
+                if self.changes(chunk, start) {
+                    Kind::Changes
+                } else {
+                    self.stage = Stage::Done;
+                    chunk.put_slice(&encode(&self.totals));
+                    Kind::End
                 }
-                Kind::Changes
             }
-            Stage::End => {
-                self.stage = Stage::Done;
-                chunk.put_slice(&encode(&self.totals));
-                Kind::End
+            Stage::Done => {
+                chunk.truncate(start);
+                return false;
             }
-            Stage::Done => return None,
         };
-        Some(self.frame(kind, chunk))
+        self.frame(kind, &mut chunk[start..]);
+        true
     }
-}
 
-impl Chunks {
-    /// Adds the content of the next chunk of changes; nothing at the end.
-    fn changes(&mut self, chunk: &mut BytesMut) {
+    /// Adds the content of the next chunk of changes, which begins at `start`. False if there are none.
+    fn changes(&mut self, chunk: &mut Vec<u8>, start: usize) -> bool {
         let mut last_key = None;
-        while chunk.len() < CHUNK_BYTES {
+        while chunk.len() - start < CHUNK_BYTES {
             let Some((change, previous)) = self.next_change() else { break };
             let same_key = last_key.as_ref() == Some(&change.key);
             put_change(chunk, &change, same_key);
@@ -209,6 +214,7 @@ impl Chunks {
             }
             last_key = Some(change.key);
         }
+        last_key.is_some()
     }
 
     /// The next change and the position of its key's next older version to send.
@@ -241,13 +247,12 @@ impl Chunks {
     }
 
     /// Fills in what is before the content.
-    fn frame(&mut self, kind: Kind, mut chunk: BytesMut) -> Bytes {
+    fn frame(&mut self, kind: Kind, chunk: &mut [u8]) {
         chunk[4..8].copy_from_slice(&self.number.to_be_bytes());
         chunk[8] = kind as u8;
         let crc = crc(&[&chunk[4..]]);
         chunk[..4].copy_from_slice(&crc.to_be_bytes());
         self.number += 1;
-        chunk.freeze()
     }
 }
 
@@ -454,9 +459,8 @@ impl Reader {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> BytesMut {
-    let encoded = postcard::to_stdvec(value).expect("plain data always serialises");
-    BytesMut::from(encoded.as_slice())
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data always serialises")
 }
 
 fn decode<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Result<T, String> {
@@ -482,7 +486,7 @@ fn unframe(chunk: &Bytes) -> Result<(u32, Kind, Bytes), String> {
     Ok((number, kind, content))
 }
 
-fn put_bytes(content: &mut BytesMut, bytes: &[u8]) {
+fn put_bytes(content: &mut Vec<u8>, bytes: &[u8]) {
     content.put_u32(u32::try_from(bytes.len()).expect("requests are far below 4 GiB"));
     content.put_slice(bytes);
 }
@@ -496,7 +500,7 @@ fn get_bytes(content: &mut Bytes) -> Result<Bytes, String> {
     Ok(content.split_to(length))
 }
 
-fn put_change(content: &mut BytesMut, change: &Change, same_key: bool) {
+fn put_change(content: &mut Vec<u8>, change: &Change, same_key: bool) {
     let Change { key, version, newest } = change;
     let mut bits = if version.value.is_none() { TOMBSTONE_BIT } else { 0 };
     bits |= if same_key { SAME_KEY_BIT } else { 0 };

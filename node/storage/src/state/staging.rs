@@ -1,8 +1,8 @@
 //! Raft snapshots that are received: in memory while there is room, in a file beside the state beyond it.
 //!
 //! Invariants: all that are in memory, being received, complete or being installed, take at most
-//! [`MEMORY_BYTES_MAX`] together. Room is given back when what took it is dropped, on every path.
-//! Nothing is durable: a crash loses it, as if it had not come.
+//! [`MEMORY_BYTES_MAX`] together. Room is given back when what took it is dropped, on every path, and
+//! whoever waits for it is woken. Nothing is durable: a crash loses it, as if it had not come.
 
 use crate::error::{Result, StorageError};
 use crate::state::State;
@@ -10,35 +10,53 @@ use crate::state::snapshot::StreamCheck;
 use bytes::Bytes;
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::Applied;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-/// Staged raft snapshots that are kept in memory, together, bytes. The file costs processor time
-/// twice, to write it and to read it. Ranges of a small or middling size, a few at a time, fit;
-/// several large ones at once would be most of a node's memory.
-const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Staged raft snapshots that are kept in memory, together, bytes. A file costs processor time
+/// twice, to write it and to read it. Two ranges of the size at which they are cut fit, one that is
+/// received and one that is installed; more at once would be most of a small node's memory.
+const MEMORY_BYTES_MAX: usize = 160 << 20;
+/// This part of it, one in so many bytes, is kept for those that come slowly meanwhile.
+const SPARE_PART: usize = 8;
 /// Counted for each chunk besides its content, bytes, so that many tiny ones cannot be for nothing.
 const CHUNK_EXTRA_BYTES: usize = 64;
 
 /// The staged raft snapshots of a node that are in memory.
+#[derive(Default)]
 pub struct Memory {
-    /// Bytes taken by any of them.
-    used: AtomicUsize,
-    /// Bytes that may be taken.
-    limit: AtomicUsize,
+    taken: Mutex<Taken>,
+    /// Some of it was given back.
+    freed: Condvar,
     /// The complete ones, by number.
     complete: Mutex<BTreeMap<u64, Kept>>,
 }
 
-impl Default for Memory {
+/// Bytes of memory.
+struct Taken {
+    /// By any raft snapshot.
+    used: usize,
+    /// By complete ones, which give it back without anybody's help.
+    complete: usize,
+    /// That may be taken.
+    limit: usize,
+}
+
+impl Default for Taken {
     fn default() -> Self {
-        let (used, complete) = (AtomicUsize::new(0), Mutex::default());
-        Self { used, limit: AtomicUsize::new(MEMORY_BYTES_MAX), complete }
+        Self { used: 0, complete: 0, limit: MEMORY_BYTES_MAX }
+    }
+}
+
+impl Taken {
+    /// There is room for more, or nothing is about to make any.
+    fn is_open(&self) -> bool {
+        self.used < self.limit - self.limit / SPARE_PART || self.complete == 0
     }
 }
 
@@ -46,12 +64,12 @@ impl Default for Memory {
 impl Memory {
     /// Bytes taken.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.taken.lock().used
     }
 
     /// Changes how much may be taken.
     pub fn set_limit(&self, bytes: usize) {
-        self.limit.store(bytes, Ordering::Relaxed);
+        self.taken.lock().limit = bytes;
     }
 
     /// Loses the last chunk of a complete one.
@@ -65,11 +83,12 @@ pub struct Kept {
     memory: Arc<Memory>,
     chunks: Vec<Bytes>,
     bytes: usize,
+    complete: bool,
 }
 
 impl Kept {
     fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, chunks: Vec::new(), bytes: 0 }
+        Self { memory, chunks: Vec::new(), bytes: 0, complete: false }
     }
 
     /// All chunks, in order.
@@ -80,15 +99,20 @@ impl Kept {
     /// Adds a chunk. Returns false, changing nothing, if there is no room.
     fn push(&mut self, chunk: &Bytes) -> bool {
         let bytes = chunk.len() + CHUNK_EXTRA_BYTES;
-        let limit = self.memory.limit.load(Ordering::Relaxed);
-        let fits = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
-        let order = Ordering::Relaxed;
-        if self.memory.used.fetch_update(order, order, fits).is_err() {
+        let mut taken = self.memory.taken.lock();
+        if taken.used + bytes > taken.limit {
             return false;
         }
+        taken.used += bytes;
         self.bytes += bytes;
         self.chunks.push(chunk.clone());
         true
+    }
+
+    /// No more chunks come.
+    fn complete(&mut self) {
+        self.memory.taken.lock().complete += self.bytes;
+        self.complete = true;
     }
 
     /// Writes all chunks to a new file at `path`.
@@ -107,7 +131,12 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        // First, since it is the memory of whoever waits.
+        self.chunks = Vec::new();
+        let mut taken = self.memory.taken.lock();
+        taken.used -= self.bytes;
+        taken.complete -= if self.complete { self.bytes } else { 0 };
+        self.memory.freed.notify_all();
     }
 }
 
@@ -167,6 +196,19 @@ impl State {
             memory: Arc::clone(&self.shared.staged),
             check: StreamCheck::default(),
             finished: false,
+        }
+    }
+
+    /// Waits until there is room in memory for raft snapshots that come, but not longer than `longest`,
+    /// and not at all if none is complete: then nothing is about to make room.
+    pub fn await_staging_room(&self, longest: Duration) {
+        let memory = &self.shared.staged;
+        let until = Instant::now() + longest;
+        let mut taken = memory.taken.lock();
+        while !taken.is_open() {
+            if memory.freed.wait_until(&mut taken, until).timed_out() {
+                return;
+            }
         }
     }
 
@@ -245,7 +287,8 @@ impl Staging {
         })?;
         match &mut self.place {
             Place::Memory(kept) => {
-                let kept = std::mem::replace(kept, Kept::new(Arc::clone(&self.memory)));
+                let mut kept = std::mem::replace(kept, Kept::new(Arc::clone(&self.memory)));
+                kept.complete();
                 self.memory.complete.lock().insert(self.staged, kept);
             }
             Place::File(file) => {

@@ -6,6 +6,7 @@ use crate::seeds::seeds;
 use bytes::Bytes;
 use holdfast_core::key::Span;
 use rand::Rng;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// No memory is taken and no file is left.
@@ -67,6 +68,33 @@ fn what_fits_is_in_memory_and_the_rest_in_a_file() {
     assert_eq!((state.shared.staged.used(), files(&state)), (size(&chunks), 1));
     state.discard(2).unwrap();
     state.discard(3).unwrap();
+    assert_nothing_staged(&state);
+}
+
+#[test]
+fn room_is_awaited_while_something_complete_will_make_it() {
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let (_, _, _, chunks, _) = filled(&dirs[0], 3);
+    let state = open(&dirs[1]);
+    state.shared.staged.set_limit(size(&chunks) * 11 / 10);
+    let waited = |longest: Duration| {
+        let start = Instant::now();
+        state.await_staging_room(longest);
+        start.elapsed()
+    };
+    let (moment, long) = (Duration::from_millis(20), Duration::from_mins(10));
+    let mut unfinished = state.stage(1);
+    for chunk in &chunks {
+        assert!(waited(long) < long, "nothing is complete, so nothing will make room");
+        unfinished.push(chunk).unwrap();
+    }
+    unfinished.finish().unwrap();
+    assert!(waited(moment) >= moment);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| waited(long));
+        state.discard(1).unwrap();
+        assert!(waiting.join().unwrap() < long);
+    });
     assert_nothing_staged(&state);
 }
 
