@@ -49,6 +49,7 @@ use holdfast_core::ids::Revision;
 use holdfast_core::request::{Request, Response};
 use holdfast_proto::etcdserverpb as pb;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,8 @@ struct Inner {
     endpoints: Endpoints,
     streams: streams::Streams,
     ask_node: Box<AskNode>,
+    /// Connections that were ended because this node is cut off.
+    sent_away: Counter,
     /// How far the making of copies is, while this node follows it.
     progress: Mutex<Option<Progress>>,
 }
@@ -126,8 +129,9 @@ impl Gateway {
     pub fn new(backend: Backend, config: Config, endpoints: Endpoints) -> Self {
         let streams = streams::Streams::default();
         let ask_node: Box<AskNode> = Box::new(|_| Err(io::Error::other("nobody to ask")));
-        let progress = Mutex::default();
-        Self { inner: Arc::new(Inner { backend, config, endpoints, streams, ask_node, progress }) }
+        let (sent_away, progress) = (Counter::default(), Mutex::default());
+        let inner = Inner { backend, config, endpoints, streams, ask_node, sent_away, progress };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Other nodes are asked for their reports by `ask_node`, which gets a peer address and may
@@ -139,6 +143,14 @@ impl Gateway {
     ) -> Self {
         let mut inner = Arc::into_inner(self.inner).expect("asked for before anybody shares it");
         inner.ask_node = Box::new(ask_node);
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Connections that are ended because this node is cut off are counted by `sent_away`.
+    #[must_use]
+    pub fn counting(self, sent_away: Counter) -> Self {
+        let mut inner = Arc::into_inner(self.inner).expect("counted before anybody shares it");
+        inner.sent_away = sent_away;
         Self { inner: Arc::new(inner) }
     }
 

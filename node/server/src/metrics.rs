@@ -42,6 +42,7 @@ pub struct Metrics {
     disk_total: Gauge,
     disk_free: Gauge,
     leader_changes: Counter,
+    sent_away: Counter,
     status: Arc<RwLock<Arc<Status>>>,
 }
 
@@ -77,6 +78,7 @@ impl Metrics {
             disk_total: Gauge::default(),
             disk_free: Gauge::default(),
             leader_changes: Counter::default(),
+            sent_away: Counter::default(),
             status,
         };
         metrics.register();
@@ -111,6 +113,11 @@ impl Metrics {
                 "Changes of the sequencer's node seen here",
                 &self.leader_changes,
             ),
+            (
+                "holdfast_clients_sent_away",
+                "Client connections ended because this node sees no majority of the meta range",
+                &self.sent_away,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -129,6 +136,11 @@ impl Metrics {
         registry.register_collector(Box::new(FlowCollector(Arc::clone(&self.snapshots))));
         let progress = ProgressCollector(Arc::clone(&self.reprotection));
         registry.register_collector(Box::new(progress));
+    }
+
+    /// Counts connections of clients that are ended because this node is cut off.
+    pub fn sent_away(&self) -> Counter {
+        self.sent_away.clone()
     }
 
     /// Everything in the text format that Prometheus reads.

@@ -197,6 +197,7 @@ impl Running {
             let backend =
                 Backend::new(Arc::clone(&vitals), move |call| inbox.post(Mail::Client(call)));
             tokio::spawn(alarm::follow(backend.clone(), stop_http.clone()));
+            let sent_away = metrics.sent_away();
             let endpoints = http::Endpoints::new(backend.clone(), move || metrics.render());
             let gateway_config = gateway::Config {
                 request_timeout: Duration::from_secs(5) + 2 * config.election,
@@ -215,6 +216,7 @@ impl Running {
             };
             let (cluster, tls) = (identity.cluster, certificates.peer.clone());
             Gateway::new(backend, gateway_config, endpoints)
+                .counting(sent_away)
                 .asking(move |address| ask_report(address, tls.as_deref(), cluster))
         };
         let domain = config.failure_domain.clone();

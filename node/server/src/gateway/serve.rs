@@ -92,7 +92,9 @@ pub async fn serve(
                         let end = async {
                             tokio::select! {
                                 () = stopping.cancelled() => {}
-                                () = gateway.inner.streams.cut_off(gateway.cut_off_times()) => {}
+                                () = gateway.inner.streams.cut_off(gateway.cut_off_times()) => {
+                                    gateway.inner.sent_away.inc();
+                                }
                             }
                             leaving
                         };
