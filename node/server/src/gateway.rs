@@ -141,16 +141,18 @@ impl Gateway {
         self,
         ask_node: impl Fn(&str) -> io::Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
-        let mut inner = Arc::into_inner(self.inner).expect("asked for before anybody shares it");
-        inner.ask_node = Box::new(ask_node);
-        Self { inner: Arc::new(inner) }
+        self.with(|inner| inner.ask_node = Box::new(ask_node))
     }
 
     /// Connections that are ended because this node is cut off are counted by `sent_away`.
     #[must_use]
     pub fn counting(self, sent_away: Counter) -> Self {
-        let mut inner = Arc::into_inner(self.inner).expect("counted before anybody shares it");
-        inner.sent_away = sent_away;
+        self.with(|inner| inner.sent_away = sent_away)
+    }
+
+    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = Arc::into_inner(self.inner).expect("changed before anybody shares it");
+        change(&mut inner);
         Self { inner: Arc::new(inner) }
     }
 

@@ -64,6 +64,7 @@ impl Node {
             let rank = replica
                 .rank(|peer| peer != node && peers.get(&peer).is_none_or(|known| !known.down));
             self.standing.insert(*range, Standing::new(now, replica.group.term(), rank));
+            self.dirty.insert(*range);
         }
         self.stand();
     }

@@ -161,10 +161,15 @@ pub(super) fn read_frame(
         read = more;
     }
     payload.truncate(length);
+    check(payload, crc)?;
+    Ok(piece)
+}
+
+fn check(payload: &[u8], crc: u32) -> io::Result<()> {
     if crc32fast::hash(payload) != crc {
         return Err(invalid("a frame was damaged on its way"));
     }
-    Ok(piece)
+    Ok(())
 }
 
 /// The length of a payload as a header tells it.
@@ -219,9 +224,7 @@ impl FrameReader {
         let crc = u32::from_le_bytes(header.try_into().expect("four bytes were sliced"));
         self.start = payload_start + length;
         let payload = &self.buffer[payload_start..payload_start + length];
-        if crc32fast::hash(payload) != crc {
-            return Err(invalid("a frame was damaged on its way"));
-        }
+        check(payload, crc)?;
         Ok(payload)
     }
 
