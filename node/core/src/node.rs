@@ -381,6 +381,7 @@ impl Node {
                 break;
             }
         }
+        self.discard_staged();
         for range in self.merging.holding() {
             committed.entry(range).or_default();
         }

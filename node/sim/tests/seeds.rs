@@ -54,10 +54,14 @@ const FIXED: [(u64, &str); 32] = [
 ];
 
 /// The same, with placement policies.
-const WITH_POLICIES: [(u64, &str); 1] = [(
-    7_100_166,
-    "a false alarm: two of three nodes are being drained, and copies are wanted there",
-)];
+const WITH_POLICIES: [(u64, &str); 3] = [
+    (7_100_166, "a false alarm: two of three nodes are being drained, and copies are wanted there"),
+    (811_257_507_545, "a raft snapshot kept for ever that came while another was being installed"),
+    (
+        811_257_507_769,
+        "a false alarm: the second of two copies went, which one alone need not keep",
+    ),
+];
 
 fn check(plan: Plan) -> Report {
     println!("seed {}", plan.options.seed);

@@ -340,16 +340,30 @@ impl Node {
             // An older neighbour has still to apply its own cut, or to go: the sender will try again.
             return false;
         }
-        let before = self.staged.insert(range, (staged, descriptor));
-        if let Some((before, _)) = before {
-            self.effects.snapshots.push(SnapshotEffect::Discard { staged: before });
+        if self.has_snapshot(range) {
+            // The one before it is not installed yet, and the group will not hear of another.
+            return false;
         }
         self.raft_message(from, range, from_replica, to, &data);
-        let taken = self.replicas.get(&range).is_some_and(|replica| replica.group.has_snapshot());
-        if !taken {
-            self.staged.remove(&range);
+        let taken = self.has_snapshot(range);
+        if taken {
+            self.staged.insert(range, (staged, descriptor));
         }
         taken
+    }
+
+    /// True if a raft snapshot was taken for the range's replica here and is not installed yet.
+    fn has_snapshot(&self, range: RangeId) -> bool {
+        self.replicas.get(&range).is_some_and(|replica| replica.group.has_snapshot())
+    }
+
+    /// After the groups' turns, which begin to install what was staged before: what is left belonged
+    /// to replicas that were removed in between. It would keep its room, and its keys from others,
+    /// for ever.
+    pub(super) fn discard_staged(&mut self) {
+        for (staged, _) in std::mem::take(&mut self.staged).into_values() {
+            self.effects.snapshots.push(SnapshotEffect::Discard { staged });
+        }
     }
 
     pub(super) fn install_snapshot(&mut self, range: RangeId, snapshot: &Snapshot) {

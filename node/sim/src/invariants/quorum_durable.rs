@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Where each revision is in a log.
 #[derive(Debug, Default)]
 pub struct QuorumDurable {
-    /// With the majority of the range's copies there.
+    /// With the smallest majority that the range's copies have had since.
     places: BTreeMap<Revision, (RangeId, Index, Term, usize)>,
     looked: BTreeMap<RangeId, Index>,
     /// Ranges that another took in: every replica had all of their logs, and they go.
@@ -60,6 +60,12 @@ impl Invariant for QuorumDurable {
                 let quorum = Self::quorum(nodes, *node, batch);
                 let log = &nodes[node].log;
                 self.merged.extend(batch.system.iter().flat_map(absorbed_in));
+                if batch.system.iter().any(|row| row.key.as_ref() == DESCRIPTOR_ROW) {
+                    // Who is a member no more need not keep what was written before: a majority of
+                    // the others had it before they could agree on that.
+                    let earlier = self.places.values_mut().filter(|place| place.0 == batch.range);
+                    earlier.for_each(|place| place.3 = place.3.min(quorum));
+                }
                 for entry in log.entries(batch.range, from, batch.applied.index + 1, u64::MAX) {
                     let Ok(Entry::Commands(commands)) = Entry::decode(&entry.data) else {
                         continue;
