@@ -18,8 +18,10 @@ impl MetaState {
         self.ranges.get(id).map(Arc::as_ref)
     }
 
-    /// The ranges that `span` touches, in key order, each with the end that the directory gives
-    /// it (a parent that does not know of its cut yet ends where the next one starts).
+    /// The ranges that `span` touches, in key order, without a gap between them: each goes on to
+    /// where the next one starts, the last one to the end of all keys. A parent may not know of its
+    /// cut yet; or it does, and nobody has told of the child. Whoever is asked for keys that are
+    /// not its own says so, while a gap would be taken for keys that are not there.
     pub fn ranges_in(&self, span: &crate::key::Span) -> Vec<RangeDescriptor> {
         let mut found = Vec::new();
         let Some(first) = self.range_of(&span.start) else { return found };
@@ -30,9 +32,7 @@ impl MetaState {
                 break;
             }
             let mut range = RangeDescriptor::clone(&self.ranges[id]);
-            if let Some((next, _)) = ranges.peek() {
-                range.span.end = Some((*next).clone());
-            }
+            range.span.end = ranges.peek().map(|(next, _)| (*next).clone());
             if range.span.overlaps(span) {
                 found.push(range);
             }
@@ -96,5 +96,36 @@ impl MetaState {
                 row(rows, b'G', parent.0, Some(&*registration));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Span;
+    use bytes::Bytes;
+
+    fn range(id: u64, start: &'static str, end: Option<&'static str>) -> RangeDescriptor {
+        let end = end.map(|end| Bytes::from_static(end.as_bytes()));
+        RangeDescriptor {
+            id: RangeId(id),
+            span: Span { start: Bytes::from_static(start.as_bytes()), end },
+            generation: id,
+            replicas: Vec::new(),
+            next_replica: 1,
+        }
+    }
+
+    /// A range that ends where nobody is known to go on was cut, and the child is not known yet.
+    #[test]
+    fn there_is_no_gap() {
+        let mut meta = MetaState::default();
+        for known in [range(2, "", Some("c")), range(3, "d", Some("f"))] {
+            meta.learn(&known);
+        }
+        let all = meta.ranges_in(&Span::all());
+        assert_eq!(all, [range(2, "", Some("d")), range(3, "d", None)]);
+        let gap = Span { start: Bytes::from_static(b"g"), end: None };
+        assert_eq!(meta.ranges_in(&gap), [range(3, "d", None)]);
     }
 }

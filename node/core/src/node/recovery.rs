@@ -335,7 +335,8 @@ impl Node {
     fn span_of(&self, known: &RangeDescriptor) -> Result<Span, String> {
         let all = self.meta.ranges_in(&known.span);
         let same = all.into_iter().find(|range| range.id == known.id);
-        same.map(|range| range.span).ok_or_else(|| format!("{} has no keys", known.id))
+        let own = same.and_then(|range| range.span.intersect(&known.span));
+        own.ok_or_else(|| format!("{} has no keys", known.id))
     }
 
     fn newest_generation(&self, known: &RangeDescriptor) -> u64 {
