@@ -30,6 +30,12 @@ pub fn led(world: &World) -> Result<(), String> {
     }
 }
 
+/// The range that was cut off last, as far as anybody knows.
+pub fn newest_range(world: &World) -> Option<RangeId> {
+    let all = statuses(world).unwrap_or_default();
+    all.iter().flat_map(|status| &status.ranges).map(|range| range.descriptor.id).max()
+}
+
 /// Is no raft snapshot kept that nobody will install?
 ///
 /// # Errors

@@ -43,6 +43,8 @@ const LED_MS: Millis = 12_000;
 const SETTLED_MS: Millis = 20_000;
 /// Then copies are made until all ranges have as many as policies say: a few hundred steps at worst.
 const COPIES_MS: Millis = 60_000;
+/// As long as ranges are being cut, so many times as long.
+const CUTTING_TIMES: u64 = 6;
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -343,21 +345,28 @@ impl Run {
         Ok(())
     }
 
+    /// Waits for something. The time that it may take starts anew as long as ranges are being cut:
+    /// each new one has to be led and copied where it belongs.
     fn until(
         &mut self,
         bound: Millis,
         what: &str,
         holds: impl Fn(&Self) -> Result<(), String>,
     ) -> Result<(), String> {
-        let end = self.world.now() + bound;
+        let last = self.world.now() + bound * CUTTING_TIMES;
+        let mut end = self.world.now() + bound;
+        let mut ranges = convergence::newest_range(&self.world);
         loop {
-            match holds(self) {
-                Ok(()) => return Ok(()),
-                Err(why) if self.world.now() >= end => {
+            let Err(why) = holds(self) else { return Ok(()) };
+            if self.world.now() >= end {
+                let newest = convergence::newest_range(&self.world);
+                if newest == ranges || end >= last {
                     return Err(format!("no {what} after {bound} ms: {why}"));
                 }
-                Err(_) => self.time(20)?,
+                ranges = newest;
+                end += bound;
             }
+            self.time(20)?;
         }
     }
 
