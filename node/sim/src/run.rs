@@ -253,6 +253,8 @@ impl Run {
         self.until(SETTLED_MS, "clients without work", |run| {
             if run.workload.is_idle() { Ok(()) } else { Err("some wait".to_owned()) }
         })?;
+        // What was asked for before the end of the faults may have come only now.
+        self.make_room()?;
         self.until(SETTLED_MS, "leaders in their places", |run| {
             convergence::balanced(&run.world)?;
             convergence::led(&run.world)
