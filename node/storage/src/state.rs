@@ -19,6 +19,8 @@ mod codec;
 
 mod memtable;
 
+mod ordered;
+
 mod tables;
 
 mod rows;
@@ -53,10 +55,13 @@ use audit::Audits;
 use holdfast_core::ids::RangeId;
 use holdfast_core::state::{Applied, ApplyBatch};
 use memtable::Memtable;
+use ordered::Ordered;
 use parking_lot::{Mutex, RwLock};
 use prune::Pins;
+use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,8 +120,16 @@ impl State {
         if !path.exists() {
             create(path)?;
         }
-        let database = Self::builder(&options).open(path);
-        Self::with_database(path, options, database)
+        let file = File::options().read(true).write(true).open(path);
+        let file = file.map_err(StorageError::io("open", path))?;
+        // redb would take an empty one for a file that is to be made.
+        let empty = file.metadata().map_err(StorageError::io("size", path))?.len() == 0;
+        let backend = FileBackend::new(file).map_err(StorageError::state("open"))?;
+        if empty {
+            let what = format!("state file {}", path.display());
+            return Err(StorageError::Corrupt { what, detail: "it is empty".into() });
+        }
+        Self::open_with_backend(path, options, backend)
     }
 
     /// Like [`State::open`], on a backend of the caller's; `path` names the place beside which
@@ -127,6 +140,7 @@ impl State {
         options: StateOptions,
         backend: impl StorageBackend,
     ) -> Result<Self> {
+        let backend = Ordered::new(backend);
         let database = Self::builder(&options).create_with_backend(backend);
         Self::with_database(path, options, database)
     }

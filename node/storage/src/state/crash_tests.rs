@@ -62,7 +62,7 @@ fn the_state_at_the_durable_positions_survives_a_loss_of_power() {
             state.apply(&lost);
             assert_same(&state, &model, compact, &mut generator.rng);
             if generator.rng.random_bool(0.5) {
-                disk.fail_after(generator.rng.random_range(1..300));
+                disk.fail_after(generator.rng.random_range(1..80));
             }
             for _ in 0..generator.rng.random_range(1..150) {
                 let batch = generator.batch(&model);
@@ -122,7 +122,7 @@ fn an_interrupted_install_is_done_again_or_never_began() {
         let mut staging = state.stage(9);
         pinned.chunks().for_each(|chunk| staging.push(&chunk).unwrap());
         staging.finish().unwrap();
-        disk.fail_after(generator.rng.random_range(0..250));
+        disk.fail_after(generator.rng.random_range(0..60));
         let outcome = if wipe {
             state.wipe(range, std::slice::from_ref(&span))
         } else {
@@ -132,7 +132,7 @@ fn an_interrupted_install_is_done_again_or_never_began() {
         for _ in 0..3 {
             drop(state);
             disk.crash().unwrap();
-            disk.fail_after(generator.rng.random_range(0..250));
+            disk.fail_after(generator.rng.random_range(0..60));
             drop(open(&dirs[1], &disk));
             disk.crash().unwrap();
             state = open(&dirs[1], &disk).unwrap();

@@ -272,4 +272,8 @@ fn a_file_that_is_no_state_is_refused() {
     std::fs::write(&path, b"something else entirely").unwrap();
     assert!(State::open(&path, small()).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"something else entirely");
+    // Nor is one that lost everything, which must not be made anew either.
+    std::fs::write(&path, b"").unwrap();
+    assert!(State::open(&path, small()).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
 }
