@@ -54,7 +54,7 @@ const FIXED: [(u64, &str); 32] = [
 ];
 
 /// The same, with placement policies.
-const WITH_POLICIES: [(u64, &str); 6] = [
+const WITH_POLICIES: [(u64, &str); 7] = [
     (7_100_166, "a false alarm: two of three nodes are being drained, and copies are wanted there"),
     (811_257_507_545, "a raft snapshot kept for ever that came while another was being installed"),
     (

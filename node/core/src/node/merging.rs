@@ -446,6 +446,10 @@ impl Node {
     fn legacy_of(&mut self, right: RangeId, at: Applied) -> Option<Legacy> {
         let replica = self.replicas.get_mut(&right)?;
         replica.descriptor.as_ref()?;
+        if replica.group.has_snapshot() {
+            // Taken in, it would be installed all the same, over what is written here afterwards.
+            return None;
+        }
         if replica.applied.index >= at.index {
             return Some(replica.legacy());
         }
@@ -464,7 +468,9 @@ impl Node {
                 Some((generation, right, at)) if replica.would_merge(generation, &right) => {
                     let right = self.replicas.get(&right.id);
                     right.is_some_and(|right| {
-                        right.descriptor.is_some() && right.applied.index >= at.index
+                        right.descriptor.is_some()
+                            && right.applied.index >= at.index
+                            && !right.group.has_snapshot()
                     })
                 }
                 Some(_) | None => true,
