@@ -61,6 +61,16 @@ const WITH_POLICIES: [(u64, &str); 7] = [
         811_257_507_769,
         "a false alarm: the second of two copies went, which one alone need not keep",
     ),
+    (920_000_000_138, "keys of a range that is not known yet, taken for keys that are not there"),
+    (920_000_000_229, "a false alarm: leaders on their way, of ranges that are still being cut"),
+    (
+        941_000_000_054,
+        "a false alarm: a disk that was said to be full after all were said to be free",
+    ),
+    (
+        941_000_000_642,
+        "a range taken in while a raft snapshot of it was being installed, over what came",
+    ),
 ];
 
 fn check(plan: Plan) -> Report {
