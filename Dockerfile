@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="holdfast-node" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/holdfast-node /usr/local/bin/holdfast-node
 # Memory that is not needed any more is given back at once: docs/decisions/2026-11-28-memory-is-given-back.md
-ENV MIMALLOC_ALLOW_THP=0 MIMALLOC_PURGE_DELAY=0
+ENV MIMALLOC_ALLOW_THP=0 MIMALLOC_PURGE_DELAY=0 MIMALLOC_PAGE_FULL_RETAIN=0
 USER 65532:65532
 EXPOSE 2379 2380 2381
 ENTRYPOINT ["/usr/local/bin/holdfast-node"]

@@ -133,7 +133,11 @@ impl Node {
 
 /// Memory that is not needed any more is given back at once, as in the container image. The allocator reads
 /// this before the first line of the program.
-const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
+const ALLOCATOR: [(&str, &str); 3] = [
+    ("MIMALLOC_ALLOW_THP", "0"),
+    ("MIMALLOC_PURGE_DELAY", "0"),
+    ("MIMALLOC_PAGE_FULL_RETAIN", "0"),
+];
 
 fn command(cluster: &Cluster, number: usize, log_level: &str) -> io::Result<Command> {
     let Ports { client, peer, http } = cluster.ports(number);
