@@ -16,8 +16,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tonic::transport::Channel;
 
-/// Between two looks at the cluster, at least.
+/// Between two looks at the cluster, while nothing is expected to happen.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same while something is, and between two questions whether all nodes serve.
+const INTERVAL_SHORT: Duration = Duration::from_millis(250);
 
 /// And at least so many times what a look takes: the nodes work for it, the more the more ranges.
 const LOOK_PART: u32 = 50;
@@ -102,6 +105,16 @@ impl Guard {
     /// Nobody was away when it last looked, and no copies are waited for.
     fn is_quiet(&self) -> bool {
         self.away.is_empty() && !self.restoring
+    }
+
+    /// When to look again: what is about to happen shall be noticed soon.
+    fn pause(&self, now: Duration) -> Duration {
+        if self.restoring || self.away.is_empty() {
+            return INTERVAL_SHORT;
+        }
+        let waiting = self.away.values().filter(|absence| !absence.accepted);
+        let next = waiting.map(|absence| absence.ask_at.saturating_sub(now)).min();
+        next.map_or(INTERVAL, |left| left.clamp(Duration::from_millis(20), INTERVAL))
     }
 
     /// Looks at what the nodes say of themselves.
@@ -195,21 +208,24 @@ pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
     let delay = cluster.reprotect_delay.parse::<HumanDuration>();
     let delay = delay.expect("checked when it was given").0;
     let mut guard = Guard::new(delay, format!("dev-{epoch}"));
-    let mut pause = INTERVAL;
+    let mut pause = INTERVAL_SHORT;
     let mut looked = None;
     loop {
         tokio::time::sleep(pause).await;
         let began = Instant::now();
         let lately = looked.is_some_and(|at: Instant| at.elapsed() < QUIET_MAX);
         if lately && guard.is_quiet() && all_ready(cluster).await {
-            pause = INTERVAL;
+            pause = INTERVAL_SHORT;
             continue;
         }
         looked = Some(began);
         let seen = look(cluster, security).await;
-        pause = INTERVAL.max(began.elapsed() * LOOK_PART).min(ANSWER_MAX);
+        let took = began.elapsed();
         // Nobody answers: nothing is known, and nothing decided.
-        let Some((mut admin, view)) = seen else { continue };
+        let Some((mut admin, view)) = seen else {
+            pause = INTERVAL;
+            continue;
+        };
         for act in guard.step(start.elapsed(), &view) {
             match act {
                 Act::Say(line) => println!("{line}"),
@@ -227,6 +243,7 @@ pub(super) async fn run(cluster: &Cluster, security: &ClientSecurity) {
                 }
             }
         }
+        pause = guard.pause(start.elapsed()).max(took * LOOK_PART).min(ANSWER_MAX);
     }
 }
 
@@ -307,6 +324,22 @@ mod tests {
         assert_eq!(guard.step(seconds(45), &away), acts, "the same decision again");
         assert!(guard.answered(3, Ok("yes".to_owned())).is_some());
         assert_eq!(asks(&guard.step(seconds(60), &away)), 0);
+    }
+
+    /// A decision is due between two ordinary looks, and the end of what it began as well.
+    #[test]
+    fn what_is_about_to_happen_is_noticed_soon() {
+        let mut guard = Guard::new(DELAY, "t".to_owned());
+        assert_eq!(guard.pause(seconds(0)), INTERVAL_SHORT, "somebody may end");
+        guard.step(seconds(0), &view("Degraded", &["Up", "Up", "Down"]));
+        assert_eq!(guard.pause(seconds(1)), INTERVAL);
+        let late = DELAY - Duration::from_millis(300);
+        assert_eq!(guard.pause(late), Duration::from_millis(300));
+        guard.step(DELAY, &view("Degraded", &["Up", "Up", "Down"]));
+        guard.answered(3, Ok("yes".to_owned()));
+        assert_eq!(guard.pause(DELAY), INTERVAL_SHORT);
+        guard.step(seconds(31), &view("Full", &["Up", "Up", "Down"]));
+        assert_eq!(guard.pause(seconds(31)), INTERVAL, "nothing is left to happen");
     }
 
     #[test]
