@@ -45,7 +45,7 @@ const SLOW: f64 = 2.0;
 const FINE: f64 = 1.5;
 
 /// Slower by less than this is never too slow: nobody notices it.
-const SLACK: Duration = Duration::from_millis(3);
+const SLACK: Duration = Duration::from_micros(1500);
 
 /// Weight of a new window in what counts as undisturbed.
 const LEARN: f64 = 0.2;
