@@ -45,7 +45,7 @@ pub(crate) async fn their_last_copies_go_on_by_consent(world: &World) {
     let pods = world.pods().await;
     let (machine, gone) = two_together(world, &pods, &ranges).await;
     let last = last_copies(&ranges, &gone);
-    world.run_client("writer", &["wait"], Some(&machine)).await;
+    world.run_shell("writer", Some(&machine)).await;
     for range in &ranges {
         let put = world.etcdctl("writer", &["put", &range.key, &range.number.to_string()]).await;
         put.expect("a put");

@@ -363,6 +363,19 @@ impl World {
         self.await_pod(name, "to run", PATIENCE, |pod| phase(pod) == "Running").await;
     }
 
+    /// Starts a pod for [`Self::etcdctl`], and waits until it gets an answer: a machine that has just
+    /// come back learns some seconds late of Services that are new.
+    pub(crate) async fn run_shell(&self, name: &str, not_on: Option<&str>) {
+        self.run_client(name, &["wait"], not_on).await;
+        let answer = async {
+            while self.etcdctl(name, &["get", "nothing"]).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let answered = tokio::time::timeout(PATIENCE, answer).await;
+        answered.unwrap_or_else(|_| panic!("{name} reaches no node through the gateway"));
+    }
+
     /// Starts a client that records, and waits until its writes succeed.
     pub(crate) async fn record(&self, not_on: Option<&str>) -> Recording<'_> {
         Recording::start(self, not_on).await
