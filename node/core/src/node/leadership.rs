@@ -327,7 +327,8 @@ impl Node {
         let term = replica.group.term();
         let leads = replica.group.is_leader();
         let lost = match replica.lease {
-            Lease::None => false,
+            // A cut gives the lease up before it is in the log, and may never be applied.
+            Lease::None => !leads && replica.seldom.admin.is_some(),
             Lease::Registering(own) | Lease::Held(own) => !leads || own != term,
         };
         if lost {
