@@ -93,7 +93,7 @@ pub(crate) async fn what_is_left_goes_on_by_consent(world: &World) {
     let cluster = world.await_cluster("to be done", WITHIN, |cluster| is_in(cluster, "Done")).await;
     assert_eq!(view::store(&cluster, &left)["storeID"], left_id, "it is the node that was left");
     // Where pods can be placed still.
-    world.run_shell("reader", None).await;
+    world.run_client("reader", &["wait"], None).await;
     for (key, value) in [("a", "1"), ("h", "2"), ("t", "3")] {
         let read = world.etcdctl("reader", &["get", key, "--print-value-only"]).await;
         assert_eq!(read.expect("it is served").trim(), value, "{key}");

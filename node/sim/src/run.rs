@@ -43,8 +43,8 @@ const LED_MS: Millis = 12_000;
 const SETTLED_MS: Millis = 20_000;
 /// Then copies are made until all ranges have as many as policies say: a few hundred steps at worst.
 const COPIES_MS: Millis = 60_000;
-/// As long as ranges are being cut, so many times as long.
-const CUTTING_TIMES: u64 = 6;
+/// As long as ranges are being cut, leaders may take so many times [`SETTLED_MS`].
+const CUTTING_ROUNDS: u32 = 6;
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -255,10 +255,7 @@ impl Run {
         })?;
         // What was asked for before the end of the faults may have come only now.
         self.make_room()?;
-        self.until(SETTLED_MS, "leaders in their places", |run| {
-            convergence::balanced(&run.world)?;
-            convergence::led(&run.world)
-        })?;
+        self.leaders_settle()?;
         self.until(COPIES_MS, "full set of copies", |run| convergence::complete(&run.world))?;
         self.until(SETTLED_MS, "no locked range", |run| convergence::free(&run.world))?;
         let shaping = self.world.options.shaping;
@@ -347,28 +344,42 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for something. The time that it may take starts anew as long as ranges are being cut:
-    /// each new one has to be led and copied where it belongs.
     fn until(
         &mut self,
         bound: Millis,
         what: &str,
         holds: impl Fn(&Self) -> Result<(), String>,
     ) -> Result<(), String> {
-        let last = self.world.now() + bound * CUTTING_TIMES;
-        let mut end = self.world.now() + bound;
-        let mut ranges = convergence::newest_range(&self.world);
+        let end = self.world.now() + bound;
         loop {
-            let Err(why) = holds(self) else { return Ok(()) };
-            if self.world.now() >= end {
-                let newest = convergence::newest_range(&self.world);
-                if newest == ranges || end >= last {
+            match holds(self) {
+                Ok(()) => return Ok(()),
+                Err(why) if self.world.now() >= end => {
                     return Err(format!("no {what} after {bound} ms: {why}"));
                 }
-                ranges = newest;
-                end += bound;
+                Err(_) => self.time(20)?,
             }
-            self.time(20)?;
+        }
+    }
+
+    /// Leaders are where they belong. The time that it may take starts anew as long as ranges are
+    /// being cut: the leader of each new one has to go there.
+    fn leaders_settle(&mut self) -> Result<(), String> {
+        let mut rounds = 0;
+        loop {
+            let newest = convergence::newest_range(&self.world);
+            let settled = self.until(SETTLED_MS, "leaders in their places", |run| {
+                convergence::balanced(&run.world)?;
+                convergence::led(&run.world)
+            });
+            rounds += 1;
+            if settled.is_ok()
+                || rounds == CUTTING_ROUNDS
+                || self.world.checks.violation().is_some()
+                || convergence::newest_range(&self.world) == newest
+            {
+                return settled;
+            }
         }
     }
 

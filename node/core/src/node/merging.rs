@@ -445,15 +445,10 @@ impl Node {
     /// its log, it may apply it: whoever merges knows that it is committed.
     fn legacy_of(&mut self, right: RangeId, at: Applied) -> Option<Legacy> {
         let replica = self.replicas.get_mut(&right)?;
-        replica.descriptor.as_ref()?;
-        if replica.group.has_snapshot() {
-            // Taken in, it would be installed all the same, over what is written here afterwards.
-            return None;
-        }
-        if replica.applied.index >= at.index {
+        if replica.may_be_taken_in(at) {
             return Some(replica.legacy());
         }
-        if replica.group.commit_to(at) {
+        if replica.descriptor.is_some() && replica.group.commit_to(at) {
             self.dirty.insert(right);
         }
         None
@@ -467,11 +462,7 @@ impl Node {
             match merge_in(next) {
                 Some((generation, right, at)) if replica.would_merge(generation, &right) => {
                     let right = self.replicas.get(&right.id);
-                    right.is_some_and(|right| {
-                        right.descriptor.is_some()
-                            && right.applied.index >= at.index
-                            && !right.group.has_snapshot()
-                    })
+                    right.is_some_and(|right| right.may_be_taken_in(at))
                 }
                 Some(_) | None => true,
             }

@@ -188,6 +188,13 @@ impl Replica {
         done.merged.push(right.id);
     }
 
+    /// True if the left neighbour can take this one in: all up to `at` is in its state, and no raft
+    /// snapshot is on its way there, which would come after that all the same, over what is written
+    /// from then on.
+    pub fn may_be_taken_in(&self, at: Applied) -> bool {
+        self.descriptor.is_some() && self.applied.index >= at.index && !self.group.has_snapshot()
+    }
+
     /// What the left neighbour takes over.
     pub fn legacy(&self) -> Legacy {
         Legacy {

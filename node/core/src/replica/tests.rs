@@ -100,6 +100,29 @@ fn proposals_that_another_leader_replaced_are_not_waited_for() {
     assert!(replica.has_settled());
 }
 
+/// What is being installed would be written after the neighbour has taken everything over.
+#[test]
+fn nothing_is_taken_in_while_a_raft_snapshot_is_installed() {
+    let mut replica = leader();
+    let at = replica.applied;
+    let later = Applied { index: at.index + 5, term: at.term + 1 };
+    assert!(replica.may_be_taken_in(at) && !replica.may_be_taken_in(later));
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgSnapshot);
+    (message.from, message.to, message.term) = (2, 1, later.term);
+    let metadata = message.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (later.index, later.term);
+    metadata.mut_conf_state().voters = vec![1, 2];
+    replica.group.step(message).expect("a leader may send one");
+    assert!(!replica.may_be_taken_in(at), "it was received");
+    assert!(replica.group.turn(1).expect("it is to be installed").snapshot.is_some());
+    assert!(!replica.may_be_taken_in(at), "it is being installed");
+    let (position, _) = replica.group.installed(2).expect("it was being installed");
+    replica.applied = position;
+    replica.group.persisted(2);
+    assert!(replica.may_be_taken_in(later));
+}
+
 /// A node may hold ten thousand replicas, nearly all of which sleep.
 #[test]
 fn a_replica_at_rest_takes_little_memory() {

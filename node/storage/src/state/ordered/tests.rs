@@ -1,3 +1,5 @@
+//! Ordered writes: a file like any other, whatever comes, but written in order and in few pieces.
+
 use super::*;
 use proptest::prelude::*;
 use std::sync::Arc;
