@@ -54,7 +54,7 @@ const FIXED: [(u64, &str); 32] = [
 ];
 
 /// The same, with placement policies.
-const WITH_POLICIES: [(u64, &str); 8] = [
+const WITH_POLICIES: [(u64, &str); 9] = [
     (7_100_166, "a false alarm: two of three nodes are being drained, and copies are wanted there"),
     (811_257_507_545, "a raft snapshot kept for ever that came while another was being installed"),
     (
@@ -74,6 +74,10 @@ const WITH_POLICIES: [(u64, &str); 8] = [
     (
         981_000_000_665,
         "a range that could be cut no more: the leader of a cut that was lost led again",
+    ),
+    (
+        1_100_000_000_550,
+        "a cut asked for once more, after its child was taken in: keys without a range",
     ),
 ];
 

@@ -176,6 +176,15 @@ impl Node {
             // Another one came first.
             return self.out.misrouted(asker, Misrouted::RangeMoved);
         }
+        // Asked for once more: the child was there, and was taken in since. It would have keys, and no
+        // place in the directory ever. Ids only grow, so one that is younger than the child has keys
+        // of it that this node may not know to be gone yet.
+        let was_there = replica.merging.absorbed.contains(&child) || self.meta.is_gone(child);
+        if was_there || child <= range {
+            let refusal =
+                format!("{child} cannot be cut off from {range} any more: ask for another");
+            return self.outcome(asker, Outcome::Done(Err(Error::Refused(refusal))));
+        }
         let entry =
             crate::command::Entry::Split { id, key, child, generation: descriptor.generation };
         let taken = replica.seldom.admin.is_none() && replica.group.propose(entry.encode());
